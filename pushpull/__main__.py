@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: MIT
+"""`python -m pushpull`."""
+
+import sys
+
+from pushpull.cli import main
+
+sys.exit(main())
