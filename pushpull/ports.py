@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: MIT
+"""What the engine asks of the two sides, as protocols: the consumer owns them.
+
+`remote.Session` and `maildir.Maildir` are the real ones; `tests/twins.py` holds strict in-memory twins, kept honest
+by running one contract suite against both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+from pushpull.flags import Flags
+from pushpull.model import (
+    FileStamp,
+    Fingerprint,
+    Identity,
+    LocalFile,
+    MailboxState,
+    Marker,
+    ModSeq,
+    RemoteView,
+    Scan,
+    Uid,
+    UidSet,
+    Uniquename,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """From where a mailbox is opened: what was known of it when it was left."""
+
+    uidvalidity: int
+    uidnext: Uid
+    modseq: ModSeq  # NEVER: no delta is asked for
+    canary: tuple[Uid, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A UID at or above the saved UIDNEXT, with its identity."""
+
+    view: RemoteView
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """UIDs that VANISHED (RFC 7162 section 3.2.10) names; the set may hold UIDs that never existed."""
+
+    uids: UidSet
+
+
+class Opening(Protocol):
+    """The answers that follow a SELECT, in the order they must be taken: `canary`, `arrived`, `changed`.
+
+    All were asked for in one round trip. When the UIDVALIDITY is not the known one, or nothing was known, all
+    three are empty.
+    """
+
+    @property
+    def state(self) -> MailboxState: ...
+    def canary(self) -> tuple[Identity, ...]:
+        """Identities of those canary UIDs that still exist."""
+
+    def arrived(self) -> Iterator[Arrival]:
+        """Every UID from the saved UIDNEXT up, whatever its MODSEQ."""
+
+    def changed(self) -> Iterator[RemoteView | Vanished]:
+        """The delta since `Since.modseq`; raises ResyncNeeded when the server chokes on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message on its way down. `body` yields the literal's bytes as they come off the wire (CRLF line ends);
+    it must be read to its end before the next message is asked for (or the rest is skipped)."""
+
+    view: RemoteView
+    internaldate: str
+    size: int
+    body: Iterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """The server took an APPEND; `uid` is None without APPENDUID (RFC 4315)."""
+
+    uid: Uid | None
+    uidvalidity: int | None = None
+
+
+class Remote(Protocol):
+    """One logged-in IMAP session. Every method raises ConnectionLost when the link is unusable, and ServerBusy
+    for a NO that means 'later'. After ConnectionLost only `close` may be called."""
+
+    @property
+    def condstore(self) -> bool:
+        """CONDSTORE is offered, and not disabled."""
+
+    @property
+    def qresync(self) -> bool:
+        """QRESYNC is offered, enabled, and not disabled."""
+
+    def open(self, mailbox: str, since: Since | None, *, read_only: bool = False) -> Opening:
+        """SELECT (EXAMINE with `read_only`). MailboxMissing when the server says NO for good."""
+
+    def views(self, lo: Uid, hi: Uid | None) -> Iterator[RemoteView]:
+        """Flags of all UIDs from lo to hi (None: to the end); in the order the server likes."""
+
+    def uids(self) -> UidSet | None:
+        """Every UID of the mailbox; None when the answer was missing or not for our tag: no knowledge."""
+
+    def status(self, mailbox: str) -> MailboxState | None:
+        """A fresh STATUS (MESSAGES, UIDNEXT, UIDVALIDITY); None when the server gives no usable answer."""
+
+    def moved(self) -> bool:
+        """EXISTS rose, or an EXPUNGE or VANISHED was seen, since this was last asked."""
+
+    def identities(self, uids: UidSet) -> Iterator[Identity]: ...
+    def headers(self, uids: UidSet) -> Iterator[tuple[Uid, bytes]]:
+        """The whole header of each UID, as sent."""
+
+    def messages(self, uids: Sequence[Uid]) -> Iterator[Message]:
+        """Bodies with BODY.PEEK[]; UIDs that the server does not show, or shows without a body, are left out.
+        MessageError when the server refuses the command for good: the caller narrows it down."""
+
+    def store(self, uids: UidSet, *, add: Flags, remove: Flags) -> dict[Uid, RemoteView]:
+        """±FLAGS, never .SILENT, one of add and remove; the flags as the server showed them afterwards. UIDs that it
+        did not show are absent. MessageError on NO."""
+
+    def append(
+        self,
+        mailbox: str,
+        flags: Flags,
+        keywords: Sequence[str],
+        internaldate: str,
+        size: int,
+        chunks: Iterable[bytes],
+    ) -> Appended:
+        """One APPEND of `size` bytes (CRLF line ends). MessageError when the server refuses it (with its text).
+        ConnectionLost when no answer came: the message may or may not be there."""
+
+    def close(self) -> None:
+        """LOGOUT if the link still works, then close; never raises."""
+
+
+class StagedFile(Protocol):
+    """A message written to tmp/, not yet delivered."""
+
+    @property
+    def fingerprint(self) -> Fingerprint: ...
+    def chunks(self) -> Iterator[bytes]:
+        """Its bytes as written (LF)."""
+
+    def discard(self) -> None:
+        """Remove it from tmp/; never raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A staged file and how it is to be delivered. `mtime` is seconds since the epoch (INTERNALDATE)."""
+
+    staged: StagedFile
+    flags: Flags
+    mtime: float
+
+
+class Local(Protocol):
+    """One Maildir folder. Every method raises LocalDiskError when the disk fails."""
+
+    def exists(self) -> bool: ...
+    def create(self) -> None:
+        """Make the folder with cur/, new/ and tmp/ (0700), parents too."""
+
+    def read_marker(self) -> Marker | None: ...
+    def write_marker(self, marker: Marker) -> None:
+        """Durably, by a rename."""
+
+    def scan(self) -> Scan:
+        """new/ before cur/, buckets likewise; LocalDiskError when a directory cannot be read to its end."""
+
+    def fingerprint(self, file: LocalFile) -> tuple[Fingerprint, FileStamp] | None:
+        """None when the file is gone (also under another info part)."""
+
+    def stamp(self, file: LocalFile) -> FileStamp | None: ...
+    def stage(self, chunks: Iterable[bytes]) -> StagedFile:
+        """Write wire bytes (CRLF) to tmp/ as LF. Not durable yet."""
+
+    def deliver(self, deliveries: Sequence[Delivery]) -> list[LocalFile]:
+        """Make the staged files durable, rename them into place, make the directories durable; in order."""
+
+    def set_flags(self, file: LocalFile, add: Flags, remove: Flags) -> LocalFile | None:
+        """Rename; None when the file is gone. Looked up again by uniquename when it was renamed meanwhile; the
+        flags that it then has are kept but for the change. Never overwrites."""
+
+    def sync_renames(self) -> None:
+        """Make the renames of `set_flags` durable."""
+
+    def open_message(self, file: LocalFile) -> tuple[BinaryIO, FileStamp] | None:
+        """For reading its raw bytes (LF); None when it is gone."""
+
+    def retire(self, file: LocalFile) -> None:
+        """Move a damaged file of our own delivery to tmp/ (`fsync = no`, after a crash); never overwrites."""
+
+    def find(self, uniquename: Uniquename) -> LocalFile | None:
+        """Where the file is now, by a look at the directories."""
+
+
+NOTICE = 25
+"""The logging level of what was done to one message, between INFO and WARNING."""
+
+
+class Report(Protocol):
+    """Where the engine tells what it does. Words for people; escaping and layout are the implementation's."""
+
+    def line(self, level: int, text: str) -> None:
+        """One line at a logging level (NOTICE for what was done to one message)."""
+
+    def progress(self, what: str, done: int, total: int, done_bytes: int = 0) -> None:
+        """How far a long phase is, such as ("downloading", 120, 10000, 1440000); done == total ends it."""
