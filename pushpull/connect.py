@@ -1,0 +1,244 @@
+# SPDX-License-Identifier: MIT
+"""From an account to a logged-in session: connect, verify, log in, find out what the server can do."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
+
+from pushpull import __version__, refusal, sasl, tls, wire
+from pushpull.errors import (
+    CertificateRefused,
+    ConnectionLost,
+    LoginRefused,
+    PushpullError,
+    ServerBusy,
+    ServerUnsupported,
+)
+from pushpull.framing import Command, lost
+from pushpull.remote import Extensions, Session
+from pushpull.transport import Client, sign_in
+
+_LOOK_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Account:
+    """How to reach and log in to one IMAP account. `secret` gives the password or OAuth2 token; it is asked before
+    each connection. `disabled` names extensions (upper case) that are not used though the server has them. `timeout`
+    is in seconds, for connecting and for every answer. `trace` gets each line sent ("C: ...") and received
+    ("S: ..."), credentials and literals left out."""
+
+    host: str
+    port: int
+    tls: Literal["implicit", "starttls"]
+    ca_file: str | None
+    pins: tuple[str, ...]
+    timeout: float
+    disabled: frozenset[str]
+    login: str
+    auth: Literal["password", "oauth2"]
+    secret: Callable[[], str] = field(repr=False)
+    trace: Callable[[str], None] | None = None
+
+    @property
+    def peer(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+def open_session(account: Account) -> Session:
+    """A logged-in session.
+
+    Raises ConnectionLost (no name, refused, no answer: with host and port), CertificateRefused (why, and what to
+    do), ServerUnsupported (no IMAP4rev1, no STARTTLS, no login that would do), LoginRefused, ServerBusy.
+    """
+    secret = account.secret()
+    client = _verified(account)
+    try:
+        _log_in(client, account, secret)
+        return Session(client, _extensions(client, account))
+    except BaseException:
+        client.shutdown()
+        raise
+
+
+# --- the link ------------------------------------------------------------------------------------------------
+
+
+def _verified(account: Account) -> Client:
+    try:
+        return _link(account, account.trace)
+    except CertificateRefused as error:
+        if account.pins or error.remedy:
+            raise
+        raise CertificateRefused(str(error), remedy=_advice(account)) from error
+
+
+def _advice(account: Account) -> str:
+    # Whose certificate it is cannot be told from here, so the fingerprint is to be compared, not believed.
+    seen = _seen_fingerprint(account)
+    pin = f", or ssl.certificate_sha256 = {seen} if its administrator confirms this fingerprint" if seen else ""
+    return f"check imap.host; or set ssl.certificate_file to the certificate of the server's authority{pin}"
+
+
+def _seen_fingerprint(account: Account) -> str:
+    """Of the certificate that the server shows, by a second connection that sends no credentials; "" when it
+    cannot be had."""
+    try:
+        client = _link(replace(account, timeout=min(account.timeout, _LOOK_SECONDS)), None, look=True)
+    except PushpullError:
+        return ""
+    try:
+        return tls.fingerprint(client.sock)
+    finally:
+        client.shutdown()
+
+
+def _link(account: Account, trace: Callable[[str], None] | None, *, look: bool = False) -> Client:
+    """A connection under TLS, its certificate verified (but with `look`: then nothing may be trusted to it)."""
+    context = tls.context(account.ca_file, pinned=look or bool(account.pins))
+
+    def secure(sock: socket.socket) -> socket.socket:
+        wrapped = tls.wrap(sock, account.host, account.peer, context)
+        if account.pins and not look:
+            tls.check_pin(wrapped, account.pins, account.peer)
+        return wrapped
+
+    if account.tls == "implicit":
+        client = Client(account.peer, lambda: secure(_dial(account)), trace=trace)
+        _greeted(client, account)
+        return client
+    client = Client(account.peer, partial(_dial, account), trace=trace)
+    try:
+        _greeted(client, account)
+        _start_tls(client, account, secure)
+    except BaseException:
+        client.shutdown()
+        raise
+    return client
+
+
+def _dial(account: Account) -> socket.socket:
+    """Every address of the name is tried, IPv6 and IPv4, each for `timeout`."""
+    try:
+        sock = socket.create_connection((account.host, account.port), account.timeout)
+    except (OSError, ValueError) as error:  # ValueError: a name that IDNA cannot hold, a port that is none
+        failure = lost(account.peer, error, account.timeout)
+        raise ConnectionLost(f"cannot connect to {failure}", remedy="check imap.host and imap.port") from error
+    except OverflowError as error:
+        raise ConnectionLost(f"cannot connect to {account.peer}: no such port", remedy="check imap.port") from error
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        # Unanswered data ends the link after the timeout, not after the kernel's quarter of an hour.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(account.timeout * 1000))
+    except OSError as error:
+        sock.close()
+        raise lost(account.peer, error) from error
+    return sock
+
+
+def _greeted(client: Client, account: Account) -> None:
+    greeting = client.greeting
+    if greeting.status == "BYE":
+        client.shutdown()
+        refused = replace(greeting, status="NO")
+        raise refusal.busy(refused, account.peer) or ConnectionLost(
+            f"{account.peer} ended the session: {greeting.answer}"
+        )
+
+
+def _start_tls(client: Client, account: Account, secure: Callable[[socket.socket], socket.socket]) -> None:
+    """STARTTLS (RFC 9051 section 6.2.1). Whatever the server said before is forgotten: anyone may have said it."""
+    if client.greeting.status != "OK":
+        raise ServerUnsupported(
+            f"{account.peer}: the server greets with PREAUTH on a connection in the clear, where STARTTLS is not"
+            " possible any more",
+            remedy="use imap.tls = implicit",
+        )
+    if "STARTTLS" not in _capabilities(client):
+        raise ServerUnsupported(f"{account.peer}: the server does not offer STARTTLS", remedy="use imap.tls = implicit")
+    command = client.run(b"STARTTLS")
+    if command.status != "OK":
+        raise refusal.busy(command, account.peer) or ServerUnsupported(
+            f"{account.peer}: the server refused STARTTLS: {command.answer}"
+        )
+    if client.buffered:
+        raise ServerUnsupported(
+            f"{account.peer}: something was said in the clear after the answer to STARTTLS; someone may be"
+            " tampering with the connection"
+        )
+    client.adopt(secure(client.sock))
+    client.known_capabilities = None
+
+
+def _capabilities(client: Client) -> frozenset[str]:
+    if client.known_capabilities is None:
+        client.run(b"CAPABILITY")
+    return client.known_capabilities or frozenset()
+
+
+# --- logging in ----------------------------------------------------------------------------------------------
+
+
+def _log_in(client: Client, account: Account, secret: str) -> None:
+    offered = _usable(_capabilities(client), account.disabled)
+    if "IMAP4REV1" not in offered:
+        raise ServerUnsupported(f"{account.peer}: the server does not offer IMAP4rev1")
+    if client.greeting.status == "PREAUTH":
+        return  # the certificate was verified, and the server knows us by other means
+    client.sasl_ir = "SASL-IR" in offered
+    try:
+        mechanism = sasl.mechanism(account.auth, offered, account.login, secret)
+    except (LoginRefused, ServerUnsupported) as error:
+        raise type(error)(f"{account.peer}: {error}", remedy=error.remedy) from error
+    client.known_capabilities = None  # those after the login are others
+    command = sign_in(client, mechanism, account.login, secret)
+    if command.status != "OK":
+        raise _refused(client, account, command, secret)
+
+
+def _refused(client: Client, account: Account, command: Command, secret: str) -> PushpullError:
+    words = [command.answer, *command.told, *([f"({client.failure})"] if client.failure else [])]
+    answer = " ".join(words).replace(secret, "***") if secret else " ".join(words)
+    later = refusal.busy(command, account.peer)
+    if later is not None:
+        return ServerBusy(f"{account.peer} does not let {account.login} in now: {answer}", code=later.code)
+    what = "the password" if account.auth == "password" else "the command that gets the token"
+    return LoginRefused(
+        f"{account.peer} refused the login of {account.login}: {answer}", remedy=f"check imap.login and {what}"
+    )
+
+
+def _usable(offered: frozenset[str], disabled: frozenset[str]) -> frozenset[str]:
+    without = {name.upper() for name in disabled}
+    if "CONDSTORE" in without:
+        without.add("QRESYNC")  # it builds on CONDSTORE
+    return offered - without
+
+
+def _extensions(client: Client, account: Account) -> Extensions:
+    """Say who we are, and enable what is used; in one round trip."""
+    offered = _usable(_capabilities(client), account.disabled)
+    enabling = [name for name in ("CONDSTORE", "QRESYNC") if name in offered] if "ENABLE" in offered else []
+    who = None
+    if "ID" in offered:  # some servers let nobody in who does not say (RFC 2971)
+        who = client.start(b'ID ("name" "pushpull" "version" %b)' % wire.quoted(__version__.encode()))
+    enabled: frozenset[str] = frozenset()
+    if enabling:
+        command = client.start(("ENABLE " + " ".join(enabling)).encode("ascii"))
+        for response in client.responses(command):
+            if response.kind == "ENABLED":
+                enabled |= {word.upper() for word in wire.printable(response.rest).split()}
+    elif who is not None:
+        client.finish(who)
+    condstore = "CONDSTORE" in offered or "QRESYNC" in enabled
+    return Extensions(
+        offered,
+        condstore=condstore,
+        qresync="QRESYNC" in enabled and "QRESYNC" in offered,
+        select_condstore=condstore and not enabled & {"CONDSTORE", "QRESYNC"},
+    )

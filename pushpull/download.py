@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: MIT
+"""Apply downloads: bodies stream to tmp/, become durable in batches, are renamed into place, then committed.
+
+Crash anywhere: what is in tmp/ never counted; what was renamed but not committed is found by the next scan as a new
+file and adopted by content, since a body is compared with every file that seeks a UID before it is delivered.
+
+A batch that the server refuses or that kills the link is halved until the message at fault stands alone; its failure is
+kept in its row, and the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pushpull.dates import to_epoch
+from pushpull.errors import ConnectionLost, MessageError
+from pushpull.flags import ALL, DRAFT
+from pushpull.message import Likeness, same_message, to_lf
+from pushpull.model import FileStamp, LocalFile, Pairing, Tally, Uid, UidSet
+from pushpull.outcomes import SET_ASIDE_AFTER, Outcomes
+from pushpull.plan import Download
+from pushpull.ports import NOTICE, Delivery, Local, Message, Remote, Report, StagedFile
+from pushpull.wording import printable
+
+BATCH_MESSAGES = 500
+BATCH_BYTES = 8 << 20
+
+
+@dataclass(slots=True)
+class Pace:
+    """How many messages are asked for at once; survives a reconnect, so a poisonous message is narrowed down."""
+
+    messages: int = BATCH_MESSAGES
+
+    def slower(self, asked: int) -> None:
+        self.messages = max(1, asked // 2)
+
+    def faster(self) -> None:
+        self.messages = min(BATCH_MESSAGES, self.messages * 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    action: Download
+    message: Message
+    staged: StagedFile
+
+
+class Downloader:
+    """Downloads for one pair, through one session."""
+
+    def __init__(
+        self,
+        remote: Remote,
+        local: Local,
+        outcomes: Outcomes,
+        *,
+        tally: Tally,
+        pace: Pace,
+        report: Report,
+        clock: Callable[[], float],
+        unsynced_boot: str,
+        before_delivery: Callable[[], None],
+        check_stop: Callable[[], None],
+    ) -> None:
+        self._remote, self._local, self._outcomes = remote, local, outcomes
+        self._tally, self._pace, self._report, self._clock = tally, pace, report, clock
+        self._boot = unsynced_boot
+        self._before_delivery, self._check_stop = before_delivery, check_stop
+        self._done = self._total = self._bytes = 0
+
+    def run(self, actions: Sequence[Download], *, total: int) -> int:
+        """Returns how many messages were delivered, adopted or found to fail. `total` is for the progress line."""
+        self._done, self._total = 0, max(total, len(actions))
+        rest = list(actions)
+        while rest:
+            self._check_stop()
+            batch, rest = rest[: self._pace.messages], rest[self._pace.messages :]
+            self._batch(batch)
+            self._pace.faster()
+        return self._done
+
+    def _batch(self, batch: Sequence[Download]) -> None:
+        wanted = {action.row.uid: action for action in batch if action.row.uid is not None}
+        try:
+            self._stream(wanted)
+        except MessageError as error:
+            self._narrow(list(wanted.values()), error)
+        except ConnectionLost:
+            if len(batch) == 1 and wanted:
+                self._fail(next(iter(wanted.values())).row, "the server drops the link when it is asked for")
+            self._pace.slower(len(wanted))
+            raise
+        else:
+            self._missing(wanted)
+
+    def _stream(self, wanted: dict[Uid, Download]) -> None:
+        """Take messages off `wanted` as they are delivered; what arrived before a failure is delivered too."""
+        arrived: list[_Arrived] = []
+        size = 0
+        try:
+            for message in self._remote.messages(sorted(wanted)):
+                action = wanted[message.view.uid]
+                arrived.append(_Arrived(action, message, self._local.stage(message.body)))
+                size += message.size
+                if len(arrived) >= BATCH_MESSAGES or size >= BATCH_BYTES:
+                    self._publish(arrived, wanted)
+                    arrived, size = [], 0
+                    self._check_stop()
+        except (MessageError, ConnectionLost):
+            self._publish(arrived, wanted)
+            raise
+        except BaseException:
+            for each in arrived:
+                each.staged.discard()
+            raise
+        self._publish(arrived, wanted)
+
+    def _publish(self, arrived: Sequence[_Arrived], wanted: dict[Uid, Download]) -> None:
+        """Adopt what is here already, deliver the rest, commit."""
+        fresh: list[_Arrived] = []
+        for each in arrived:
+            partner = self._partner(each)
+            if partner is None:
+                fresh.append(each)
+            else:
+                each.staged.discard()
+                self._outcomes.adopt(each.action.row, partner, each.message.view)
+                self._tally.adopted += 1
+                self._report.line(NOTICE, f"uid {each.message.view.uid} is here already: {_name(partner)}")
+        if fresh:
+            self._deliver(fresh)
+        for each in arrived:
+            wanted.pop(each.message.view.uid, None)
+            self._bytes += each.message.size
+        self._advance(len(arrived))
+
+    def _deliver(self, fresh: Sequence[_Arrived]) -> None:
+        self._before_delivery()
+        now = self._clock()
+        deliveries = []
+        for each in fresh:
+            date = to_epoch(each.message.internaldate)
+            deliveries.append(Delivery(each.staged, each.message.view.flags & ALL, now if date is None else date))
+        files = self._local.deliver(deliveries)
+        with self._outcomes.transaction():
+            for each, file in zip(fresh, files, strict=True):
+                stamp = self._stamp(file)
+                self._outcomes.delivered(
+                    each.action.row, file, each.staged.fingerprint, stamp, each.message.view, self._boot
+                )
+        for each, file in zip(fresh, files, strict=True):
+            self._tally.downloaded += 1
+            self._tally.bytes_down += each.message.size
+            self._report.line(NOTICE, f"downloaded uid {each.message.view.uid} to {printable(file.path)}")
+
+    def _stamp(self, file: LocalFile) -> FileStamp:
+        """Only drafts (edited in place) and files that are not on disk yet are ever compared with a stamp."""
+        if file.flags & DRAFT or self._boot:
+            return self._local.stamp(file) or FileStamp(0, 0, 0)
+        return FileStamp(0, 0, 0)
+
+    # --- adoption by content -------------------------------------------------------------------------------------
+
+    def _partner(self, arrived: _Arrived) -> Pairing | None:
+        digest = arrived.staged.fingerprint.digest
+        exact = self._outcomes.seekers_like(digest)
+        if exact:
+            return min(exact, key=lambda row: (not row.append_outcome, not row.has_local, row.id))
+        for partner in arrived.action.partners:
+            if partner.has_local and self._outcomes.still_seeks(partner) and self._same(arrived.staged, partner):
+                return partner
+        return None
+
+    def _same(self, staged: StagedFile, partner: Pairing) -> bool:
+        opened = self._local.open_message(local_file(partner))
+        if opened is None:
+            return False
+        handle, _ = opened
+        with handle:
+            chunks = iter(lambda: handle.read(1 << 16), b"")
+            return same_message(staged.chunks(), to_lf(chunks)) is not Likeness.DIFFERENT
+
+    # --- failures ------------------------------------------------------------------------------------------------
+
+    def _narrow(self, batch: list[Download], error: MessageError) -> None:
+        """The server refused the command: ask for halves, until the message at fault stands alone."""
+        if len(batch) == 1:
+            self._fail(batch[0].row, str(error))
+            return
+        middle = len(batch) // 2
+        for half in (batch[:middle], batch[middle:]):
+            self._check_stop()
+            self._batch(half)
+
+    def _missing(self, wanted: dict[Uid, Download]) -> None:
+        """What was asked for and not sent: expunged meanwhile (the next observation says so), or withheld."""
+        for lo, hi in UidSet.of(wanted).ranges:
+            for view in self._remote.views(Uid(lo), Uid(hi)):
+                if view.uid in wanted:
+                    self._fail(wanted[view.uid].row, "the server lists it, but does not send it")
+
+    def _fail(self, row: Pairing, reason: str) -> None:
+        count = self._outcomes.failed(row, reason, self._clock())
+        tell_failure(self._report, self._tally, f"uid {row.uid}", reason, count)
+        self._advance(1)
+
+    def _advance(self, count: int) -> None:
+        self._done += count
+        self._report.progress("downloading", min(self._done, self._total), self._total, self._bytes)
+
+
+def local_file(row: Pairing) -> LocalFile:
+    """Where a row's file was last seen."""
+    assert row.uniquename is not None  # noqa: S101
+    return LocalFile(row.uniquename, row.directory, row.info, row.local_flags)
+
+
+def tell_failure(report: Report, tally: Tally, what: str, reason: str, count: int) -> None:
+    """Tell that a message failed for the `count`-th time. From the third time on it is set aside."""
+    if count >= SET_ASIDE_AFTER:
+        tally.set_aside += 1
+        report.line(
+            logging.WARNING, f"set aside: {what}: {printable(reason)} (failed {count} times; tried again later)"
+        )
+    else:
+        tally.failed += 1
+        report.line(logging.WARNING, f"failed: {what}: {printable(reason)}; it will be tried again")
+
+
+def _name(row: Pairing) -> str:
+    return printable(row.uniquename) if row.uniquename is not None else "a file that is gone"

@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: MIT
+"""One cycle of one pair: observe both sides, plan, apply, until a fresh plan is empty or nothing moves any more.
+
+docs/algorithm.md tells the same in prose, step by step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from pushpull.apply import Applier
+from pushpull.download import Downloader, Pace
+from pushpull.errors import Refused
+from pushpull.model import Marker, Pair, Policy, Tally
+from pushpull.observe_local import LocalObserver
+from pushpull.observe_remote import RemoteObserver, RemoteSight
+from pushpull.observed import LocalRows
+from pushpull.outcomes import Outcomes
+from pushpull.plan import Plan, TooManyExpunged, TooManyGone, plan
+from pushpull.ports import Local, Remote, Report
+from pushpull.store import Store
+from pushpull.trust import Trust
+from pushpull.upload import Uploader
+from pushpull.wording import printable
+
+ANSWER_SECONDS = 10.0
+MAX_QUIET_PASSES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a pair is to be synchronised. `boot` names this boot of the machine; `synced` is `local.fsync`."""
+
+    name: str
+    folder: str
+    policy: Policy
+    window_seconds: float
+    boot: str
+    synced: bool
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What a cycle gets from outside: time, and the wish to stop.
+
+    `pause` waits so many seconds, `check_stop` raises Interrupted when a signal asked for an end, `show_plan` prints
+    a line of a dry run.
+    """
+
+    report: Report
+    clock: Callable[[], float]
+    pause: Callable[[float], None]
+    check_stop: Callable[[], None]
+    show_plan: Callable[[str], None]
+
+
+class Cycle:
+    """One cycle. A cycle that lost its link is simply run again with a new session: what it did is in the state."""
+
+    def __init__(
+        self, remote: Remote, local: Local, store: Store, pair: Pair, trust: Trust, settings: Settings, tools: Tools
+    ) -> None:
+        self._remote, self._local, self._store = remote, local, store
+        self.trust = trust
+        self._pair, self._settings, self._tools = pair, settings, tools
+        self._report = tools.report
+        self._outcomes = Outcomes(store, pair.id)
+        self._generation_raised = False
+        self._awaiting_uids = False
+        self._hook_due = pair.hook_due
+        self._observer = RemoteObserver(
+            remote, store, pair, read_only=settings.dry_run, report=tools.report, clock=tools.clock
+        )
+
+    def run(self, tally: Tally, pace: Pace) -> None:
+        """Bring both sides together. `tally` and `pace` survive a reconnect.
+
+        Raises Refused before anything was changed, Temporary when the link or the server failed.
+        """
+        sight = self._observer.observe()
+        self._take_in_local(tally)
+        quiet = 0
+        while True:
+            self._tools.check_stop()
+            made = self._plan(sight)
+            if self._settings.dry_run:
+                self._show(made)
+                return
+            moved, transferred = self._apply(made, sight, tally, pace)
+            quiet = 0 if transferred else quiet + 1
+            if self._awaiting_uids:
+                self._awaiting_uids = False
+                sight = self._observer.observe()
+            elif not moved or quiet >= MAX_QUIET_PASSES:
+                if not made.open_since:
+                    break
+                self._await_answer(made.open_since)
+                sight = self._observer.observe()
+                quiet = 0
+        self._tell_held(made, tally)
+
+    # --- observe -------------------------------------------------------------------------------------------------
+
+    def _take_in_local(self, tally: Tally) -> None:
+        if self._settings.dry_run and not self._local.exists():
+            return
+        boot = "" if self._settings.dry_run else self._settings.boot
+        observer = LocalObserver(self._local, self._store, self._pair.id, boot=boot, report=self._report)
+        look = observer.look()
+        if self.trust is Trust.UNMARKED and look.absent:
+            self._unmarked(len(look.absent))
+        tally.renamed += observer.take_in(look.absent, believe=self.trust is not Trust.OLDER)
+        tally.failed += observer.unreadable
+        if self.trust is not Trust.SAME:
+            self._raise_generation()
+            self.trust = Trust.SAME
+
+    def _unmarked(self, missing: int) -> None:
+        allowed = self._settings.policy.allowed
+        if allowed is not None and missing <= allowed:
+            return
+        raise Refused(
+            f"{printable(self._settings.folder)} is not the folder it was: it lacks its .pushpull file, and {missing}"
+            " messages that were in it are missing; nothing was changed",
+            remedy=f"if it is a new folder, --readopt downloads them again; if they are to be marked deleted on the"
+            f" server, --allow-mass-delete={missing}",
+        )
+
+    # --- plan ----------------------------------------------------------------------------------------------------
+
+    def _plan(self, sight: RemoteSight) -> Plan:
+        self._observer.identify()
+        self._outcomes.settle()
+        policy = self._settings.policy
+        if not self._settings.dry_run:  # EXAMINE shows every mailbox as read-only
+            policy = replace(policy, mask=sight.state.mask, read_only=sight.state.read_only)
+        now = self._tools.clock()
+        made = plan(
+            self._outcomes.candidates(policy.mask, now, whole=self._settings.dry_run),
+            self._outcomes.counts(now - self._settings.window_seconds),
+            policy,
+            complete=sight.complete,
+            answered_before=sight.seen_at - ANSWER_SECONDS,
+        )
+        if made.refusals:
+            raise self._refused(made)
+        return made
+
+    def _refused(self, made: Plan) -> Refused:
+        words, most = [], 0
+        folder, mailbox = printable(self._settings.folder), printable(self._pair.key.remote)
+        for refusal in made.refusals:
+            most = max(most, refusal.count)
+            if isinstance(refusal, TooManyGone):
+                words.append(f"{refusal.count} messages are gone from the folder {folder} (limit {refusal.limit})")
+            elif isinstance(refusal, TooManyExpunged):
+                words.append(
+                    f"{refusal.count} of {refusal.paired} messages are gone from the mailbox {mailbox}"
+                    f" (limit {refusal.limit})"
+                )
+        return Refused(
+            f"{'; '.join(words)}; nothing was changed",
+            remedy=f"if they are to be marked deleted on the other side too, run with --allow-mass-delete={most};"
+            " if the folder or the mailbox is not the one it was, --readopt matches both by content anew",
+        )
+
+    def _show(self, made: Plan) -> None:
+        for action in made.actions:
+            name = f" [{printable(action.row.uniquename)}]" if action.row.uniquename is not None else ""
+            self._tools.show_plan(f"{printable(self._settings.name)}: {action}{name}")
+
+    # --- apply ---------------------------------------------------------------------------------------------------
+
+    def _apply(self, made: Plan, sight: RemoteSight, tally: Tally, pace: Pace) -> tuple[int, int]:
+        """The plan, in the order that keeps it safe: nothing is marked deleted before what is new was copied."""
+        tools = self._tools
+        applier = Applier(
+            self._remote,
+            self._local,
+            self._outcomes,
+            tally=tally,
+            report=self._report,
+            clock=tools.clock,
+            check_stop=tools.check_stop,
+        )
+        moved = applier.adopt_by_header(made.adopts)
+        if made.local_flags:
+            self._local_change_begins()
+        moved += applier.set_local(made.local_flags)
+        moved += applier.set_remote(made.remote_flags)
+        transferred = self._download(made, tally, pace)
+        transferred += self._upload(made, sight, tally)
+        if made.local_marks:
+            self._local_change_begins()
+            moved += self._marked("remote", applier.set_local(made.local_marks))
+        if made.remote_marks:
+            moved += self._marked("local", applier.set_remote(made.remote_marks))
+        moved += applier.set_aside(made.aside)
+        self._outcomes.forget(action.row for action in made.forgets)
+        return moved + transferred, transferred
+
+    def _marked(self, side: str, count: int) -> int:
+        """Count marks for the guards' window, unless the user allowed them."""
+        if count and self._settings.policy.allowed is None:
+            self._outcomes.marked(side, count, self._tools.clock())
+        return count
+
+    def _download(self, made: Plan, tally: Tally, pace: Pace) -> int:
+        if not made.downloads:
+            return 0
+        downloader = Downloader(
+            self._remote,
+            self._local,
+            self._outcomes,
+            tally=tally,
+            pace=pace,
+            report=self._report,
+            clock=self._tools.clock,
+            unsynced_boot="" if self._settings.synced else self._settings.boot,
+            before_delivery=self._delivery_begins,
+            check_stop=self._tools.check_stop,
+        )
+        return downloader.run(made.downloads, total=self._outcomes.arrivals(self._tools.clock()))
+
+    def _upload(self, made: Plan, sight: RemoteSight, tally: Tally) -> int:
+        if not made.appends:
+            return 0
+        uploader = Uploader(
+            self._remote,
+            self._local,
+            self._outcomes,
+            LocalRows(self._store, self._pair.id),
+            pair=sight.pair,
+            state=sight.state,
+            tally=tally,
+            report=self._report,
+            clock=self._tools.clock,
+            pause=self._tools.pause,
+            before_upload=self._raise_generation,
+            check_stop=self._tools.check_stop,
+        )
+        done = uploader.run(made.appends)
+        self._observer.look_at(uploader.uploaded)
+        self._awaiting_uids = uploader.awaiting
+        return done
+
+    def _delivery_begins(self) -> None:
+        self._raise_generation()
+        self._local_change_begins()
+
+    def _raise_generation(self) -> None:
+        """Before the first delivery or upload of a cycle: state first, then marker (see `trust`)."""
+        if self._generation_raised or self._settings.dry_run:
+            return
+        self._pair = raise_generation(self._store, self._local, self._pair)
+        self._generation_raised = True
+
+    def _local_change_begins(self) -> None:
+        """The post-sync command is due, even if this cycle fails later or the program dies now."""
+        if not self._hook_due:
+            self._pair = self._store.update_pair(self._pair, hook_due=True)
+            self._hook_due = True
+
+    # --- end -----------------------------------------------------------------------------------------------------
+
+    def _await_answer(self, attempted: float) -> None:
+        """A message whose APPEND was cut may surface seconds later: look again ten seconds after the attempt."""
+        wait = attempted + ANSWER_SECONDS - self._tools.clock()
+        self._report.line(logging.INFO, "waiting to see whether an interrupted upload arrived")
+        self._tools.pause(min(max(wait, 0.0), ANSWER_SECONDS) + 0.1)
+
+    def _tell_held(self, made: Plan, tally: Tally) -> None:
+        if made.unmatched:
+            tally.held += made.unmatched
+            self._report.line(
+                logging.WARNING,
+                f"held: {made.unmatched} messages of {printable(self._settings.folder)} were known before the server"
+                " numbered its messages anew, and are not on it any more; --readopt uploads them as new",
+            )
+        if made.twin_uploads:
+            tally.held += made.twin_uploads
+            self._report.line(
+                logging.WARNING,
+                f"held: {made.twin_uploads} new files are copies of messages that are on the server already;"
+                " does another tool synchronise this folder too? --readopt uploads them",
+            )
+
+
+def raise_generation(store: Store, local: Local, pair: Pair) -> Pair:
+    """Write the folder's marker one generation newer."""
+    pair = store.update_pair(pair, generation=pair.generation + 1)
+    local.write_marker(Marker(store.state_id, pair.id, pair.generation))
+    return store.update_pair(pair, marker_generation=pair.generation)

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: MIT
+"""The directories of one Maildir folder: how they are opened and read, and what a look at them is worth.
+
+Other programs work on the folder while we do: delivery agents, mail readers, the user with a shell. There is no lock
+that they would honour, so each rule here answers a race.
+
+**A scan may miss a file that is there.** While names change, readdir() may skip an entry or show it twice; beside a
+busy reader nine scans in ten of a large folder missed something, two in a row never missed the same file. A file also
+moves from new/ to cur/ (read), back (some readers), or between buckets. So new/ is read before cur/: a file that is
+read meanwhile is seen twice, not never. And inode and ctime of every directory are taken before the first is read and after
+the last was: when one differs, `Scan.moved` says that an absence proves nothing. (Around each directory alone would not
+do: what moves from an unread directory to one already read changes neither while it is looked at.) Kernels before 6.13
+stamp times in ticks of up to 10 ms, so a change just before the first look can hide one just after: a scan waits until
+the newest stamp is older than that. Even so the engine believes an absence only after a second scan.
+
+**A directory that was not read to its end gives no absences**: a link, a permission, an I/O error raise LocalDiskError,
+whatever was read before. new/ and cur/ always exist in a Maildir; where one is missing, something else is there instead
+(an empty mount point, a half restored backup). A bucket without them has no mail.
+
+**Nothing outside is touched.** The folder may itself be reached by a symbolic link, nothing in it may be one:
+directories are opened one below the other with O_NOFOLLOW, files relative to their directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from pushpull.durable import disk, disk_error, flush_directory, shown
+from pushpull.errors import LocalDiskError
+from pushpull.filenames import flags_of, split
+from pushpull.model import LocalFile, Scan, Uniquename
+
+Stamp: TypeAlias = tuple[int, int, int]  # device, inode, ctime in ns
+
+FIND_ATTEMPTS = 5
+_BUCKET = re.compile(rb"[0-9a-f]{2}")
+_TICK_NS = 20_000_000
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What a scan has met so far."""
+
+    files: dict[Uniquename, LocalFile] = field(default_factory=dict)
+    doubles: dict[Uniquename, list[LocalFile]] = field(default_factory=dict)
+    strangers: list[tuple[bytes, str]] = field(default_factory=list)
+
+    def add(self, file: LocalFile) -> None:
+        first = self.files.setdefault(file.uniquename, file)
+        if first is not file:
+            self.doubles.setdefault(file.uniquename, [first]).append(file)
+
+
+class Folder:
+    """One Maildir folder. Directories are named relative to it: "cur", "a3/new", "" for itself."""
+
+    def __init__(self, root: bytes) -> None:
+        self.root = root
+
+    def absolute(self, directory: str, name: bytes = b"") -> bytes:
+        return b"/".join(part for part in (self.root, os.fsencode(directory), name) if part)
+
+    def has(self, directory: str) -> bool:
+        """There is something of that name, were it a dangling link."""
+        path = self.absolute(directory)
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise disk_error(error, path) from error
+        return True
+
+    def make(self, directory: str, *, durable: bool) -> None:
+        """Make one directory (0700) if it is missing, and with `durable` make its name durable.
+
+        Not its parents: a folder that was moved away in the middle of a run must not come back empty.
+        """
+        parent, name = os.path.split(directory)
+        with disk(self.absolute(directory)), self.opened(parent) as fd:
+            try:
+                os.mkdir(name, 0o700, dir_fd=fd)
+            except FileExistsError:
+                return
+            if durable:
+                flush_directory(fd)
+
+    def flush(self, directories: Iterable[str]) -> None:
+        """Make the names in these directories durable."""
+        for directory in sorted(directories):
+            with disk(self.absolute(directory)), self.opened(directory) as fd:
+                flush_directory(fd)
+
+    @contextmanager
+    def opened(self, directory: str) -> Iterator[int]:
+        """A descriptor of a directory. FileNotFoundError when a bucket or tmp/ is missing; LocalDiskError when it is
+        the folder, new/ or cur/, or anything but a directory."""
+        try:
+            fd = self._open(directory)
+        except FileNotFoundError:
+            if directory in ("new", "cur") or not self.has(""):
+                raise _missing(self.absolute(directory)) from None
+            raise
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _open(self, directory: str) -> int:
+        path = self.root
+        fd = _open_directory(path)
+        for part in os.fsencode(directory).split(b"/") if directory else ():
+            path += b"/" + part
+            parent = fd
+            try:
+                fd = _open_directory(path, name=part, parent=parent)
+            finally:
+                os.close(parent)
+        return fd
+
+    # --- looking at everything -------------------------------------------------------------------------------
+
+    def scan(self) -> Scan:
+        """Every message file; the head of this module says what an absence is worth."""
+        before = self._settled_stamps([""])
+        directories = self._directories()
+        before |= self._settled_stamps(directories)
+        seen = _Seen()
+        for directory in directories:
+            self._read(directory, seen)
+        self._settle_doubles(seen)
+        moved = self._stamps(["", *directories]) != before
+        return Scan(files=seen.files, moved=moved, strangers=tuple(seen.strangers))
+
+    def _directories(self) -> list[str]:
+        """new/ before cur/, then the buckets likewise."""
+        with disk(self.root), os.scandir(self.root) as entries:
+            buckets = sorted(
+                entry.name.decode()
+                for entry in entries
+                if _BUCKET.fullmatch(entry.name) and not entry.is_file(follow_symlinks=False)
+            )
+        return ["new", "cur", *(f"{bucket}/{leaf}" for bucket in buckets for leaf in ("new", "cur"))]
+
+    def _stamps(self, directories: Iterable[str]) -> dict[str, Stamp | None]:
+        """None for a directory that is missing."""
+        stamps: dict[str, Stamp | None] = {}
+        for directory in directories:
+            path = self.absolute(directory)
+            try:
+                status = os.stat(path, follow_symlinks=not directory)
+            except (FileNotFoundError, NotADirectoryError):
+                stamps[directory] = None
+            except OSError as error:
+                raise disk_error(error, path) from error
+            else:
+                stamps[directory] = (status.st_dev, status.st_ino, status.st_ctime_ns)
+        return stamps
+
+    def _settled_stamps(self, directories: Iterable[str]) -> dict[str, Stamp | None]:
+        """The same, taken when the newest is older than a tick of the kernel's clock."""
+        directories = list(directories)
+        stamps = self._stamps(directories)
+        newest = max((stamp[2] for stamp in stamps.values() if stamp), default=0)
+        age = time.time_ns() - newest
+        if 0 <= age < _TICK_NS:
+            time.sleep((_TICK_NS - age) / 1e9)
+            return self._stamps(directories)
+        return stamps
+
+    def _read(self, directory: str, seen: _Seen) -> None:
+        """Add what one directory holds."""
+        with disk(self.absolute(directory)):
+            for name, entry in self._entries(directory):
+                uniquename, info = split(name)
+                if not entry.is_file(follow_symlinks=False):
+                    if reason := _kind(entry):
+                        seen.strangers.append((os.fsencode(directory) + b"/" + name, reason))
+                elif not uniquename:
+                    seen.strangers.append((os.fsencode(directory) + b"/" + name, "nothing before the ':' of its name"))
+                else:
+                    seen.add(LocalFile(uniquename, directory, info, flags_of(info)))
+
+    def _entries(self, directory: str) -> Iterator[tuple[bytes, os.DirEntry[str]]]:
+        """What a directory holds, dot files left out."""
+        try:
+            with self.opened(directory) as fd, os.scandir(fd) as entries:
+                for entry in entries:
+                    if not entry.name.startswith("."):
+                        yield os.fsencode(entry.name), entry
+        except FileNotFoundError:
+            return  # of a bucket; `_stamps` sees it come or go
+
+    def _settle_doubles(self, seen: _Seen) -> None:
+        """Names seen twice: mostly one file that was renamed during the scan, else the second is left alone."""
+        for uniquename, files in seen.doubles.items():
+            ranked = sorted(
+                # By mtime, which outlasts a rename: the next scan chooses the same.
+                (_in_new(file), status.st_mtime_ns, status.st_ino, file.path, file)
+                for file in dict.fromkeys(files)
+                if (status := self._status(file)) is not None
+            )
+            if not ranked:
+                seen.files[uniquename] = files[-1]  # renamed once more, so the scan has moved
+                continue
+            _, _, inode, path, seen.files[uniquename] = ranked[0]
+            for _, _, other_inode, other, _ in ranked[1:]:
+                which = "the same file" if other_inode == inode else "another file"
+                seen.strangers.append((other, f"a second name with the uniquename of {shown(path)}, {which}"))
+
+    def _status(self, file: LocalFile) -> os.stat_result | None:
+        with disk(self.absolute("", file.path)):
+            try:
+                with self.opened(file.directory) as fd:
+                    return os.stat(file.uniquename + file.info, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+
+    # --- looking for one -------------------------------------------------------------------------------------
+
+    def find(self, uniquename: Uniquename) -> LocalFile | None:
+        """Where the file is now. None when it was not seen although no directory changed during the look, or in five
+        looks: more than a rename explains."""
+        for _ in range(FIND_ATTEMPTS):
+            before = self._stamps([""])
+            directories = self._directories()
+            before |= self._settled_stamps(directories)
+            seen = [file for directory in directories for file in self._look(directory, uniquename)]
+            if seen:
+                return min(reversed(seen), key=_in_new)
+            if self._stamps(["", *directories]) == before:
+                return None
+        return None
+
+    def _look(self, directory: str, uniquename: Uniquename) -> Iterator[LocalFile]:
+        with disk(self.absolute(directory)):
+            for name, entry in self._entries(directory):
+                if name.startswith(uniquename) and entry.is_file(follow_symlinks=False):
+                    found, info = split(name)
+                    if found == uniquename:
+                        yield LocalFile(found, directory, info, flags_of(info))
+
+
+def _in_new(file: LocalFile) -> bool:
+    return file.directory.endswith("new")
+
+
+def _open_directory(path: bytes, *, name: bytes | None = None, parent: int | None = None) -> int:
+    """Open the folder (`path` alone), or a directory in it that must be no link."""
+    try:
+        if name is None:
+            return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+    except FileNotFoundError:
+        raise
+    except NotADirectoryError:
+        what = "a symbolic link, which is not followed" if name and os.path.islink(path) else "no directory"
+        raise LocalDiskError(f"{shown(path)}: {what}", remedy="put a directory there, or move it away") from None
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
+def _missing(path: bytes) -> LocalDiskError:
+    return LocalDiskError(
+        f"{shown(path)}: is missing",
+        remedy="find out what happened to the folder (not mounted? half restored?); if it is well but for an empty"
+        " directory that got lost, make that with mkdir",
+    )
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Why an entry is no message; "" when it is gone by now."""
+    if entry.is_symlink():
+        return "a symbolic link"
+    if entry.is_dir(follow_symlinks=False):
+        return "a directory"
+    try:
+        mode = entry.stat(follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return ""
+    return "" if stat.S_ISREG(mode) else "not a regular file"

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""A socket's octets as lines and literals, and what a command's answers are kept in."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+
+from pushpull import wire
+from pushpull.errors import ConnectionLost
+
+LINE_LIMIT = 1024 * 1024
+LONG_LINE_LIMIT = 20 * 1024 * 1024
+_LONG = (b"* SEARCH", b"* ESEARCH", b"* VANISHED")  # one line for a whole mailbox
+_LONGEST = max(map(len, _LONG))
+_RECEIVE = 65536
+
+
+def lost(peer: str, error: BaseException, seconds: float | None = None) -> ConnectionLost:
+    """The error of this program for a foreign one, naming the server."""
+    if isinstance(error, TimeoutError):
+        return ConnectionLost(f"{peer}: no answer" + (f" within {seconds:g} s" if seconds else ""))
+    reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+    return ConnectionLost(f"{peer}: {reason}")
+
+
+@dataclass(slots=True)
+class Response:
+    """An answer as parts (see `wire`). `pending`: octets of the literal after the last part that are still on the
+    wire; None when the response is whole."""
+
+    parts: list[bytes]
+    kind: str = ""  # "" for a tagged one, "+" for a continuation request
+    number: int | None = None
+    start: int = 0  # where in the first part the contents begin
+    pending: int | None = None
+
+    @property
+    def rest(self) -> bytes:
+        """What follows the kind in the first part."""
+        return self.parts[0][self.start :]
+
+
+@dataclass(slots=True)
+class Command:
+    """A command on its way; `status` is OK, NO or BAD once it was answered."""
+
+    tag: bytes
+    name: str
+    status: str = ""
+    code: str = ""
+    arguments: bytes = b""
+    text: str = ""
+    told: list[str] = field(default_factory=list)  # untagged NO and BAD, and alerts, that came before
+
+    def answered(self) -> bool:
+        """Whether its tagged answer came."""
+        return bool(self.status)
+
+    @property
+    def answer(self) -> str:
+        """The server's answer in its words, with the code."""
+        inside = f"{self.code} {wire.printable(self.arguments)}".strip()
+        return " ".join(word for word in (f"[{inside}]" if inside else "", self.text or self.status) if word)
+
+
+class Reader:
+    """Buffered lines and literals of a socket."""
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        self._sock = sock
+        self._peer = peer
+        self._buffer = bytearray()
+
+    @property
+    def buffered(self) -> int:
+        """Octets that were received but not taken."""
+        return len(self._buffer)
+
+    def _receive(self) -> None:
+        try:
+            data = self._sock.recv(_RECEIVE)
+        except (OSError, ValueError) as error:
+            raise lost(self._peer, error, self._sock.gettimeout()) from error
+        if not data:
+            raise ConnectionLost(f"{self._peer}: the server closed the connection")
+        self._buffer += data
+
+    def line(self) -> bytes:
+        """The next line without its line end; ConnectionLost when it has no end in sight."""
+        searched = 0
+        while (end := self._buffer.find(b"\n", searched)) < 0:
+            searched = len(self._buffer)
+            long = bytes(self._buffer[:_LONGEST]).upper().startswith(_LONG)
+            if searched > (LONG_LINE_LIMIT if long else LINE_LIMIT):
+                raise ConnectionLost(f"{self._peer}: a line of more than {searched} octets")
+            self._receive()
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line[:-1] if line.endswith(b"\r") else line
+
+    def some(self, limit: int) -> bytes:
+        """At least one and at most `limit` octets, as they arrive."""
+        if not self._buffer:
+            self._receive()
+        data = bytes(self._buffer[:limit])
+        del self._buffer[:limit]
+        return data

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: MIT
+"""Observe the local side: which files are there, which are new, which are gone.
+
+A readdir() that races with renames may skip a file or show it twice (measured: most first scans of a busy folder miss
+one). So an absence counts only after a second scan during which no directory changed. What is absent is reported
+first and believed later: the engine lets the folder's marker and the guards decide in between.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pushpull.errors import LocalDiskError
+from pushpull.model import FileStamp, Fingerprint, LocalFile, Scan
+from pushpull.observed import Absent, LocalRows
+from pushpull.ports import Local, Report
+from pushpull.store import Store
+from pushpull.wording import printable
+
+MAX_SCANS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSight:
+    """What a folder showed: the rows whose files are missing, and whether the absences can be believed."""
+
+    files: int
+    absent: tuple[Absent, ...]
+
+
+class LocalObserver:
+    """Looks at one Maildir folder."""
+
+    def __init__(self, local: Local, store: Store, pair_id: int, *, boot: str, report: Report) -> None:
+        """`boot` names this boot of the machine; "" when nothing may be repaired (a dry run)."""
+        self._local, self._store, self._report, self._boot = local, store, report, boot
+        self._rows = LocalRows(store, pair_id)
+        self.unreadable = 0
+
+    def look(self) -> LocalSight:
+        """Scan, and scan again before an absence is reported."""
+        scan = self._local.scan()
+        files = dict(scan.files)
+        self._rows.load(files)
+        absent = self._rows.absent()
+        for _ in range(MAX_SCANS):
+            if not absent:
+                break
+            again = self._local.scan()
+            files.update(again.files)
+            if not again.moved:
+                files = dict(again.files)
+                self._rows.load(files)
+                absent = self._rows.absent()
+                break
+        else:
+            self._report.line(logging.INFO, "the folder changes too fast to tell which files are gone; later")
+            absent = []
+            self._rows.load(files)
+        self._tell_strangers(scan)
+        return LocalSight(len(files), tuple(absent))
+
+    def take_in(self, absent: Sequence[Absent], *, believe: bool) -> int:
+        """Write what was seen. `believe` False: the folder is an older copy, so what is missing was never deleted and
+        its flags are old news. Returns how many files were found under another name.
+        """
+        with self._store.transaction():
+            self._rows.note_seen()
+            if not believe:
+                self._rows.take_local_as_base()
+        lost = {row.id for row in absent if row.unsynced_boot not in ("", self._boot)} | self._cut_short()
+        kept = [row for row in absent if row.id not in lost]
+        edited = self._edited_drafts()
+        renamed, added = self._match(list(self._rows.fresh()), kept)
+        gone = [row.id for row in kept if row.id not in renamed]
+        with self._store.transaction():
+            for row_id in edited:
+                self._rows.note_changed_content(row_id)
+            for row_id, (file, stamp) in renamed.items():
+                self._rows.note_renamed(row_id, file, stamp)
+            for file, fingerprint, stamp in (*added, *edited.values()):
+                self._rows.add_file(file, fingerprint, stamp)
+            self._rows.never_delivered(lost if believe else (*lost, *gone))
+            if believe:
+                self._rows.note_gone(gone)
+            self._rows.note_synced(self._boot)
+        return len(renamed)
+
+    def _match(
+        self, fresh: Sequence[LocalFile], absent: Sequence[Absent]
+    ) -> tuple[dict[int, tuple[LocalFile, FileStamp]], list[tuple[LocalFile, Fingerprint, FileStamp]]]:
+        """New names with the content of a vanished file are renames, one for one; the row whose flags agree first."""
+        vanished: dict[bytes, list[Absent]] = defaultdict(list)
+        for row in absent:
+            if row.digest is not None:
+                vanished[row.digest].append(row)
+        renamed: dict[int, tuple[LocalFile, FileStamp]] = {}
+        added = []
+        for done, file in enumerate(fresh, 1):
+            read = self._read(file)
+            if read is None:
+                continue
+            fingerprint, stamp = read
+            rows = vanished[fingerprint.digest] or [
+                row for row in self._rows.gone_rows_like(fingerprint.digest) if row.id not in renamed
+            ]
+            if rows:
+                row = min(rows, key=lambda row: ((row.local_flags ^ file.flags).bit_count(), row.id))
+                rows.remove(row)
+                renamed[row.id] = (file, stamp)
+            else:
+                added.append((file, fingerprint, stamp))
+            self._report.progress("reading new files", done, len(fresh))
+        return renamed, added
+
+    def _read(self, file: LocalFile) -> tuple[Fingerprint, FileStamp] | None:
+        try:
+            return self._local.fingerprint(file)
+        except LocalDiskError as error:
+            self.unreadable += 1
+            self._report.line(logging.WARNING, f"left alone for now: {error}")
+            return None
+
+    def _edited_drafts(self) -> dict[int, tuple[LocalFile, Fingerprint, FileStamp]]:
+        """Drafts edited in place: the same name holds another message now."""
+        edited = {}
+        for row_id, file, known, digest in self._rows.drafts():
+            stamp = self._local.stamp(file)
+            if stamp is None or stamp == known:
+                continue
+            read = self._read(file)
+            if read is None:
+                continue
+            if read[0].digest == digest:
+                self._rows.note_stamp(row_id, read[1])
+            else:
+                edited[row_id] = (file, *read)
+        return edited
+
+    def _cut_short(self) -> set[int]:
+        """Files that a power cut left shorter than they were delivered (`fsync = no`): kept out of the way in tmp/."""
+        short: set[int] = set()
+        if not self._boot:
+            return short
+        for row_id, file, size in self._rows.unsynced(self._boot):
+            stamp = self._local.stamp(file)
+            if stamp is not None and stamp.size < size:
+                self._local.retire(file)
+                self._report.line(
+                    logging.WARNING,
+                    f"{printable(file.path)} lost its contents in a crash; it is downloaded again",
+                )
+                short.add(row_id)
+        return short
+
+    def _tell_strangers(self, scan: Scan) -> None:
+        for path, reason in scan.strangers:
+            self._report.line(logging.INFO, f"left alone: {printable(path)}: {reason}")

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: MIT
+"""What the command line asks for, and who can be asked in return."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line, checked: each name in `pairings` is in the configuration, once; none means all."""
+
+    pairings: tuple[str, ...] = ()
+    allow_mass_delete: int | None = None  # at least 1
+    readopt: bool = False
+    yes: bool = False
+    once: bool = False
+    dry_run: bool = False
+    auth_only: bool = False
+    debug_imap: bool = False
+
+
+class Asker(Protocol):
+    """Asks the person at the terminal; None where there is no terminal, or no answer (end of file)."""
+
+    def confirm(self, question: str) -> bool | None:
+        """A question to be answered by yes or no."""
+
+    def password(self, prompt: str) -> str | None:
+        """A line typed without echo; never empty."""

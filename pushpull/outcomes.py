@@ -1,0 +1,339 @@
+# SPDX-License-Identifier: MIT
+"""Rows as planned and acted on: the candidates of a plan, and the outcome of each effect.
+
+An outcome and the base it settles are written in one transaction, after the effect. The base only ever takes what
+both sides showed (`settle`), so a crash between effect and outcome costs a repeated look, never a wrong decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+
+from pushpull.flags import DELETED, Flags, first_base, migrated_base
+from pushpull.model import (
+    Counts,
+    FileStamp,
+    Fingerprint,
+    LocalFile,
+    Pairing,
+    RemoteView,
+    Uid,
+    Uniquename,
+)
+from pushpull.observed import has_seekers
+from pushpull.schema import ARRIVAL, TODO
+from pushpull.store import Store, translate
+
+_COLUMNS = (
+    "id, uid, remote_flags, keywords, expunged, uniquename, directory, info, local_flags, gone, base_flags,"
+    " refused_flags, message_id, size, header_digest, digest, received, old_uidvalidity, append_attempts,"
+    " append_uidnext, append_outcome, append_at, problem, problem_count, next_try <= :now,"
+    " stamp_size, stamp_mtime, stamp_inode,"
+    " CASE WHEN uid IS NULL AND digest IS NOT NULL THEN (SELECT count(*) FROM pairing AS twin WHERE twin.pair = :pair"
+    " AND twin.digest = pairing.digest AND twin.id <> pairing.id AND twin.uid IS NOT NULL AND NOT twin.expunged"
+    " AND twin.uniquename IS NOT NULL AND NOT twin.gone) ELSE 0 END"
+)
+
+# Minutes until a message that failed is tried again; the last one for ever after.
+_GAPS = (1, 5, 30, 120, 480, 1440, 4320, 10080)
+SET_ASIDE_AFTER = 3
+ARRIVALS_AT_ONCE = 2000
+
+
+class Outcomes:
+    """What a plan needs to know of one pair, and what became of its actions."""
+
+    def __init__(self, store: Store, pair_id: int) -> None:
+        self._store, self._pair = store, pair_id
+
+    def transaction(self) -> AbstractContextManager[object]:
+        """Several outcomes in one commit."""
+        return self._store.transaction()
+
+    # --- for the plan --------------------------------------------------------------------------------------------
+
+    def candidates(self, mask: Flags, now: float, *, whole: bool = False) -> list[Pairing]:
+        """Rows whose observation differs from the base or that lack a side; flags that only differ in what the server
+        does not store are left out. Without rows that seek a UID each arrival stands for itself, so a first download
+        is planned in slices, newest first (`whole`: all at once, for a printed plan).
+        """
+        seekers = whole or has_seekers(self._store, self._pair)
+        query = (
+            f"SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND {TODO}"  # noqa: S608
+            " AND NOT (uid IS NOT NULL AND uniquename IS NOT NULL AND NOT expunged AND NOT gone"
+            "  AND remote_flags = base_flags"
+            "  AND ((local_flags | base_flags) & ~(local_flags & base_flags)) & :mask & ~refused_flags = 0)"
+            f" UNION ALL SELECT * FROM (SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND {ARRIVAL}"
+            " AND (:seekers OR next_try <= :now) ORDER BY uid DESC LIMIT :limit)"
+            f" UNION ALL SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND expunged AND NOT {TODO}"
+            "  AND uniquename IS NOT NULL AND NOT gone AND message_id IN"
+            f"  (SELECT message_id FROM pairing WHERE pair = :pair AND {ARRIVAL})"
+        )
+        values = {
+            "pair": self._pair,
+            "mask": mask,
+            "now": now,
+            "seekers": seekers,
+            "limit": -1 if seekers else ARRIVALS_AT_ONCE,
+        }
+        with translate(self._store.path):
+            rows = self._store.db.execute(query, values)
+            return [_pairing(row) for row in rows]
+
+    def arrivals(self, now: float) -> int:
+        """How many UIDs have no file yet and are due."""
+        with translate(self._store.path):
+            (count,) = self._store.db.execute(
+                f"SELECT count(*) FROM pairing WHERE pair = ? AND {ARRIVAL} AND next_try <= ?",  # noqa: S608
+                (self._pair, now),
+            ).fetchone()
+        return int(count)
+
+    def counts(self, since: float) -> Counts:
+        """Numbers of the whole pair; marks made after `since` (seconds since the epoch)."""
+        with translate(self._store.path):
+            (paired,) = self._store.db.execute(
+                "SELECT count(*) FROM pairing WHERE pair = ? AND uid IS NOT NULL AND NOT expunged"
+                " AND uniquename IS NOT NULL AND NOT gone",
+                (self._pair,),
+            ).fetchone()
+            recent = dict(
+                self._store.db.execute(
+                    "SELECT side, sum(count) FROM mark WHERE pair = ? AND at > ? GROUP BY side", (self._pair, since)
+                ).fetchall()
+            )
+        return Counts(paired=paired, recent_local=recent.get("local", 0), recent_remote=recent.get("remote", 0))
+
+    def settle(self) -> None:
+        """Let the base take what both sides show the same. On a side that vanished only the mark matters; once both
+        sides carry it, the survivor's other flags count as agreed.
+        """
+        with self._store.transaction() as db:
+            where = f"WHERE pair = ? AND {TODO} AND "
+            db.execute(
+                f"UPDATE pairing SET local_flags = remote_flags {where}"  # noqa: S608
+                f"gone AND uid IS NOT NULL AND NOT expunged AND remote_flags & {DELETED} AND local_flags & {DELETED}",
+                (self._pair,),
+            )
+            db.execute(
+                f"UPDATE pairing SET remote_flags = local_flags {where}"  # noqa: S608
+                f"expunged AND uniquename IS NOT NULL AND NOT gone AND local_flags & {DELETED}",
+                (self._pair,),
+            )
+            differing = "((local_flags | remote_flags) & ~(local_flags & remote_flags))"
+            db.execute(
+                f"UPDATE pairing SET base_flags = (base_flags & {differing}) | (local_flags & remote_flags) {where}"  # noqa: S608
+                "(uid IS NOT NULL OR expunged) AND (uniquename IS NOT NULL OR gone)",
+                (self._pair,),
+            )
+
+    def earlier_problems(self) -> list[tuple[Pairing, float]]:
+        """Rows set aside, and when each is tried again (seconds since the epoch)."""
+        with translate(self._store.path):
+            rows = self._store.db.execute(
+                f"SELECT {_COLUMNS}, next_try FROM pairing WHERE pair = :pair AND problem <> '' ORDER BY id",  # noqa: S608
+                {"pair": self._pair, "now": 0.0},
+            ).fetchall()
+        return [(_pairing(row[:-1]), row[-1]) for row in rows]
+
+    # --- downloads -----------------------------------------------------------------------------------------------
+
+    def delivered(
+        self, row: Pairing, file: LocalFile, fingerprint: Fingerprint, stamp: FileStamp, view: RemoteView, boot: str
+    ) -> None:
+        """The body is a file now. `boot` is "" when it was synced to disk."""
+        with self._store.transaction() as db:
+            db.execute(
+                "UPDATE pairing SET uniquename = ?, directory = ?, info = ?, local_flags = ?, gone = 0,"
+                " remote_flags = ?, keywords = ?, base_flags = ? & ?, message_id = ?, size = ?, header_digest = ?,"
+                " digest = ?, received = ?, stamp_size = ?, stamp_mtime = ?, stamp_inode = ?, unsynced_boot = ?,"
+                " problem = '', problem_count = 0, next_try = 0 WHERE id = ?",
+                (
+                    file.uniquename,
+                    file.directory,
+                    file.info,
+                    file.flags,
+                    view.flags,
+                    " ".join(view.keywords),
+                    file.flags,
+                    view.flags,
+                    fingerprint.message_id,
+                    fingerprint.size,
+                    fingerprint.header_digest,
+                    fingerprint.digest,
+                    fingerprint.received,
+                    stamp.size,
+                    stamp.mtime_ns,
+                    stamp.inode,
+                    boot,
+                    row.id,
+                ),
+            )
+
+    def adopt(self, row: Pairing, partner: Pairing, view: RemoteView) -> None:
+        """The UID of `row` and the file (or the memory of one) of `partner` are one message."""
+        if partner.old_uidvalidity:
+            base = migrated_base(partner.base_flags, partner.local_flags, gone=partner.gone)
+        elif partner.append_outcome:
+            base = 0  # what the upload asked for and the server does not show is asked for once more
+        elif partner.expunged:
+            base = partner.base_flags
+        else:
+            base = first_base(partner.local_flags, view.flags)
+        with self._store.transaction() as db:
+            db.execute("DELETE FROM pairing WHERE id = ?", (row.id,))
+            db.execute(
+                "UPDATE pairing SET uid = ?, remote_flags = ?, keywords = ?, expunged = 0, base_flags = ?,"
+                " refused_flags = 0, old_uidvalidity = 0, append_attempts = 0, append_uidnext = NULL,"
+                " append_outcome = '', problem = '', problem_count = 0, next_try = 0 WHERE id = ?",
+                (row.uid, view.flags, " ".join(view.keywords), base, partner.id),
+            )
+
+    def seekers_like(self, digest: bytes) -> list[Pairing]:
+        """Rows without a live UID that hold exactly this content (`plan.seeks_uid`)."""
+        with translate(self._store.path):
+            rows = self._store.db.execute(
+                f"SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND digest = :digest AND (uid IS NULL OR expunged)"  # noqa: S608
+                " AND ((uniquename IS NOT NULL AND NOT gone) OR old_uidvalidity OR append_outcome <> '') ORDER BY id",
+                {"pair": self._pair, "digest": digest, "now": 0.0},
+            )
+            return [_pairing(row) for row in rows]
+
+    def still_seeks(self, row: Pairing) -> bool:
+        """Whether the row still lacks a live UID: another UID of this batch may have adopted it."""
+        with translate(self._store.path):
+            found = self._store.db.execute(
+                "SELECT 1 FROM pairing WHERE id = ? AND (uid IS NULL OR expunged)", (row.id,)
+            ).fetchone()
+        return found is not None
+
+    def note_header(self, row: Pairing, digest: bytes) -> None:
+        """The header of a UID was read and did not decide."""
+        with self._store.transaction() as db:
+            db.execute("UPDATE pairing SET header_digest = ? WHERE id = ?", (digest, row.id))
+
+    # --- flags ---------------------------------------------------------------------------------------------------
+
+    def set_local(self, row: Pairing, file: LocalFile) -> None:
+        """The file was renamed; these are its flags now."""
+        with self._store.transaction() as db:
+            db.execute(
+                "UPDATE pairing SET directory = ?, info = ?, local_flags = ? WHERE id = ?",
+                (file.directory, file.info, file.flags, row.id),
+            )
+
+    def set_remote(self, rows: Iterable[Pairing], add: Flags, remove: Flags, shown: Mapping[Uid, RemoteView]) -> int:
+        """What the server showed after a STORE it acknowledged. A flag that it did not take is remembered and left
+        alone. Returns how many rows it took.
+        """
+        taken = 0
+        with self._store.transaction() as db:
+            for row in rows:
+                view = shown.get(row.uid) if row.uid is not None else None
+                if view is None:
+                    continue
+                refused = (add & ~view.flags) | (remove & view.flags)
+                taken += not refused
+                db.execute(
+                    "UPDATE pairing SET remote_flags = ?, keywords = ?, refused_flags = refused_flags | ? WHERE id = ?",
+                    (view.flags, " ".join(view.keywords), refused, row.id),
+                )
+        return taken
+
+    def marked(self, side: str, count: int, now: float) -> None:
+        """Remember deletion marks for the guards' window. `side` is where the message vanished."""
+        with self._store.transaction() as db:
+            db.execute("INSERT INTO mark (pair, side, at, count) VALUES (?, ?, ?, ?)", (self._pair, side, now, count))
+            db.execute("DELETE FROM mark WHERE pair = ? AND at < ?", (self._pair, now - 86400))
+
+    # --- uploads -------------------------------------------------------------------------------------------------
+
+    def append_begins(self, row: Pairing, uidnext: Uid, now: float) -> None:
+        """Commit the attempt before anything is sent: an APPEND does not repeat harmlessly."""
+        with self._store.transaction() as db:
+            db.execute(
+                "UPDATE pairing SET append_attempts = append_attempts + 1, append_uidnext = ?, append_outcome = 'open',"
+                " append_at = ?, uid = NULL, expunged = 0, remote_flags = 0, base_flags = 0, refused_flags = 0"
+                " WHERE id = ?",
+                (uidnext, now, row.id),
+            )
+
+    def appended(self, row: Pairing, uid: Uid | None) -> bool:
+        """The server took it. Without a UID it is never sent again, its UID is awaited. Returns False when that UID is
+        another row's: the server keeps one copy of two.
+        """
+        with self._store.transaction() as db:
+            if uid is None:
+                db.execute("UPDATE pairing SET append_outcome = 'accepted' WHERE id = ?", (row.id,))
+                return True
+            taken = db.execute(
+                "SELECT id, uniquename, gone FROM pairing WHERE pair = ? AND uid = ?", (self._pair, uid)
+            ).fetchone()
+            if taken and (taken[1] is not None or taken[2]):
+                db.execute("UPDATE pairing SET append_outcome = 'accepted' WHERE id = ?", (row.id,))
+                return False
+            if taken:
+                db.execute("DELETE FROM pairing WHERE id = ?", (taken[0],))
+            db.execute(
+                "UPDATE pairing SET uid = ?, append_attempts = 0, append_uidnext = NULL, append_outcome = '',"
+                " problem = '', problem_count = 0, next_try = 0 WHERE id = ?",
+                (uid, row.id),
+            )
+            return True
+
+    def append_refused(self, row: Pairing) -> None:
+        """The server said no: nothing is there, the attempt is closed."""
+        with self._store.transaction() as db:
+            db.execute(
+                "UPDATE pairing SET append_attempts = 0, append_uidnext = NULL, append_outcome = '' WHERE id = ?",
+                (row.id,),
+            )
+
+    def content_changed(self, row: Pairing, fingerprint: Fingerprint, stamp: FileStamp) -> None:
+        """A file that is not uploaded yet was written to since it was read."""
+        with self._store.transaction() as db:
+            db.execute(
+                "UPDATE pairing SET message_id = ?, size = ?, header_digest = ?, digest = ?, received = ?,"
+                " stamp_size = ?, stamp_mtime = ?, stamp_inode = ? WHERE id = ?",
+                (
+                    fingerprint.message_id,
+                    fingerprint.size,
+                    fingerprint.header_digest,
+                    fingerprint.digest,
+                    fingerprint.received,
+                    stamp.size,
+                    stamp.mtime_ns,
+                    stamp.inode,
+                    row.id,
+                ),
+            )
+
+    # --- ends ----------------------------------------------------------------------------------------------------
+
+    def failed(self, row: Pairing, reason: str, now: float, *, count: int | None = None) -> int:
+        """Remember why this message failed and when it is tried again; returns how often it failed so far."""
+        failures = row.problem_count + 1 if count is None else max(count, row.problem_count)
+        gap = 60 * _GAPS[min(failures, len(_GAPS)) - 1]
+        with self._store.transaction() as db:
+            db.execute(
+                "UPDATE pairing SET problem = ?, problem_count = ?, next_try = ? WHERE id = ?",
+                (reason, failures, now + gap, row.id),
+            )
+        return failures
+
+    def forget(self, rows: Iterable[Pairing]) -> None:
+        """Drop rows that have nothing left on either side."""
+        with self._store.transaction() as db:
+            db.executemany("DELETE FROM pairing WHERE id = ?", ((row.id,) for row in rows))
+
+
+def _pairing(row: tuple[object, ...]) -> Pairing:
+    values = list(row)
+    values[3] = tuple(str(values[3]).split())
+    for flag in (4, 9, 16, 24):
+        values[flag] = bool(values[flag])
+    if values[5] is not None:
+        values[5] = Uniquename(values[5])  # type: ignore[arg-type]
+    values[25:28] = [FileStamp(*values[25:28])]  # type: ignore[arg-type]
+    return Pairing(*values)  # type: ignore[arg-type]

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""When to try again. The unit of a retry is a whole attempt with a new session: what was done is in the state, so a
+fresh observation and a fresh plan decide, and no single command is ever replayed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TypeVar
+
+from tenacity import RetryCallState, Retrying, retry_if_exception
+
+from pushpull.errors import CommandFailed, PairingLocked, Temporary
+
+ATTEMPTS = 3
+SECONDS = 60.0
+LONGEST_GAP = 16.0
+
+T = TypeVar("T")
+
+
+def passes_by_itself(error: BaseException) -> bool:
+    """Whether trying again soon may help. A failed password command would only ask its owner again; a lock is held by
+    another pushpull that does the work.
+    """
+    return isinstance(error, Temporary) and not isinstance(error, CommandFailed | PairingLocked)
+
+
+class Patience:
+    """A one-shot run's patience: three attempts and 60 seconds, counted from the last progress.
+
+    `progress` returns a value that differs whenever something was achieved since; `pause` waits so many seconds and
+    raises when the program is to stop (an exception from there ends the retrying at once).
+    """
+
+    def __init__(
+        self,
+        progress: Callable[[], object],
+        *,
+        clock: Callable[[], float],
+        pause: Callable[[float], None],
+        tell: Callable[[BaseException, float], None],
+    ) -> None:
+        self._progress, self._clock, self._tell = progress, clock, tell
+        self._seen = progress()
+        self._since = clock()
+        self._attempts = 0
+        self._retrying = Retrying(
+            retry=retry_if_exception(passes_by_itself),
+            stop=self._exhausted,
+            wait=self._gap,
+            sleep=pause,
+            before_sleep=self._announce,
+            reraise=True,
+        )
+
+    def __call__(self, attempt: Callable[[], T]) -> T:
+        """Run it until it succeeds or patience ends; then its last error is raised."""
+        return self._retrying(attempt)
+
+    def _exhausted(self, _state: RetryCallState) -> bool:
+        seen = self._progress()
+        if seen != self._seen:
+            self._seen, self._since, self._attempts = seen, self._clock(), 0
+            return False
+        self._attempts += 1
+        return self._attempts >= ATTEMPTS or self._clock() - self._since >= SECONDS
+
+    def _gap(self, _state: RetryCallState) -> float:
+        """Jittered exponential: programs that were cut off together do not come back together."""
+        longest = min(2.0**self._attempts, LONGEST_GAP)
+        return random.uniform(longest / 2, longest)  # noqa: S311
+
+    def _announce(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome is not None else None
+        if error is not None:
+            self._tell(error, state.upcoming_sleep)

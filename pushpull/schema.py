@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: MIT
+"""The layout of the state file. Facts and one base, never pending work.
+
+`pair`: one mailbox and one folder of one account. `pairing`: one message, known on one or both sides. `mark`:
+deletion marks of late, for guards that look at a window of time. Flags are the bits of `flags.py`.
+"""
+
+from __future__ import annotations
+
+VERSION = 1
+APPLICATION_ID = 0x70757368  # "push": tells a pushpull state from any other SQLite file
+
+# A UID that has no file yet. Without rows that seek a UID each stands for itself, so they are taken in slices.
+ARRIVAL = "(uid IS NOT NULL AND NOT expunged AND uniquename IS NULL AND NOT gone)"
+
+# Any other row that a plan may have to act on. Settled rows (both sides and the base alike) are the vast majority: the
+# partial indexes make the cost of a cycle follow the changes, not the mailbox.
+TODO = (
+    "((uid IS NULL AND NOT expunged) OR (expunged AND (gone OR uniquename IS NULL))"
+    " OR ((remote_flags <> base_flags OR local_flags <> base_flags) AND (uniquename IS NOT NULL OR gone)))"
+)
+
+CREATE = f"""
+CREATE TABLE meta (
+    key TEXT PRIMARY KEY,
+    value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE pair (
+    id INTEGER PRIMARY KEY,
+    host TEXT NOT NULL,
+    login TEXT NOT NULL,
+    local TEXT NOT NULL,
+    remote TEXT NOT NULL,
+    uidvalidity INTEGER NOT NULL DEFAULT 0,
+    uidnext INTEGER NOT NULL DEFAULT 1,
+    modseq INTEGER NOT NULL DEFAULT 0,
+    scan_modseq INTEGER NOT NULL DEFAULT 0,
+    scan_uid INTEGER NOT NULL DEFAULT 0,
+    generation INTEGER NOT NULL DEFAULT 0,
+    marker_generation INTEGER NOT NULL DEFAULT 0,
+    canary TEXT NOT NULL DEFAULT '[]',
+    compared_at REAL NOT NULL DEFAULT 0,
+    hook_due INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (host, login, local, remote)
+) STRICT;
+
+CREATE TABLE pairing (
+    id INTEGER PRIMARY KEY,
+    pair INTEGER NOT NULL REFERENCES pair (id) ON DELETE CASCADE,
+    uid INTEGER,
+    remote_flags INTEGER NOT NULL DEFAULT 0,
+    keywords TEXT NOT NULL DEFAULT '',
+    expunged INTEGER NOT NULL DEFAULT 0,
+    uniquename BLOB,
+    directory TEXT NOT NULL DEFAULT '',
+    info BLOB NOT NULL DEFAULT x'',
+    local_flags INTEGER NOT NULL DEFAULT 0,
+    gone INTEGER NOT NULL DEFAULT 0,
+    base_flags INTEGER NOT NULL DEFAULT 0,
+    refused_flags INTEGER NOT NULL DEFAULT 0,
+    message_id TEXT,
+    size INTEGER,
+    header_digest BLOB,
+    digest BLOB,
+    received INTEGER NOT NULL DEFAULT 0,
+    stamp_size INTEGER NOT NULL DEFAULT 0,
+    stamp_mtime INTEGER NOT NULL DEFAULT 0,
+    stamp_inode INTEGER NOT NULL DEFAULT 0,
+    unsynced_boot TEXT NOT NULL DEFAULT '',
+    old_uidvalidity INTEGER NOT NULL DEFAULT 0,
+    append_attempts INTEGER NOT NULL DEFAULT 0,
+    append_uidnext INTEGER,
+    append_outcome TEXT NOT NULL DEFAULT '' CHECK (append_outcome IN ('', 'open', 'accepted')),
+    append_at REAL NOT NULL DEFAULT 0,
+    problem TEXT NOT NULL DEFAULT '',
+    problem_count INTEGER NOT NULL DEFAULT 0,
+    next_try REAL NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE UNIQUE INDEX pairing_uid ON pairing (pair, uid) WHERE uid IS NOT NULL;
+CREATE UNIQUE INDEX pairing_uniquename ON pairing (pair, uniquename) WHERE uniquename IS NOT NULL;
+CREATE INDEX pairing_digest ON pairing (pair, digest) WHERE digest IS NOT NULL;
+CREATE INDEX pairing_todo ON pairing (pair) WHERE {TODO};
+CREATE INDEX pairing_arrivals ON pairing (pair, uid) WHERE {ARRIVAL};
+CREATE INDEX pairing_expunged ON pairing (pair, message_id) WHERE expunged;
+CREATE INDEX pairing_drafts ON pairing (pair) WHERE local_flags & 1;
+CREATE INDEX pairing_unsynced ON pairing (pair) WHERE unsynced_boot <> '';
+
+CREATE TABLE mark (
+    pair INTEGER NOT NULL REFERENCES pair (id) ON DELETE CASCADE,
+    side TEXT NOT NULL CHECK (side IN ('local', 'remote')),
+    at REAL NOT NULL,
+    count INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX mark_window ON mark (pair, side, at);
+"""

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: MIT
+"""The state file: what was observed of both sides, and the base that both last agreed on.
+
+Invariants:
+
+- One connection, used by the thread that opened it. WAL with synchronous=FULL: a commit survives a power cut, so the
+  state is never older than an APPEND that was announced in it; files are renamed into place before their row says so.
+- No write transaction spans network I/O: callers collect a batch, then write it.
+- Every row of a pair is at least as new as `pair.modseq`. Rows are upserts; seeing a fact twice is harmless.
+- SQLite errors leave here as `StateUnusable` (corrupt, newer), `StateBusy` (locked) or `LocalDiskError`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, replace
+from pathlib import Path
+from typing import Any
+
+from pushpull.errors import LocalDiskError, StateBusy, StateUnusable
+from pushpull.model import Identity, ModSeq, Pair, PairKey, Uid
+from pushpull.schema import APPLICATION_ID, CREATE, VERSION
+
+BUSY_SECONDS = 20.0
+
+
+class Store:
+    """An open state file. Queries on rows live in `observed` and `outcomes`; this class owns the connection, the
+    transactions, the file's identity and the pairs.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self.db = connection
+        self.path = path
+        self._depth = 0
+
+    @classmethod
+    def open(cls, path: str) -> Store:
+        """Open or create the state file (0600, its directory 0700).
+
+        Raises StateUnusable when the file is corrupt, no state of pushpull's, or newer than this program.
+        """
+        with translate(path):
+            _make_file(path)
+            connection = _connect(path)
+            try:
+                _prepare(connection, path)
+            except BaseException:
+                connection.close()
+                raise
+        return cls(connection, path)
+
+    @classmethod
+    def snapshot(cls, path: str) -> Store:
+        """A copy in memory, for a dry run: nothing is written to the file, nor is it created."""
+        memory = _configure(sqlite3.connect(":memory:", isolation_level=None))
+        with translate(path):
+            if os.path.exists(path) and os.path.getsize(path):
+                source = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+                try:
+                    _check_version(source, path)
+                    source.backup(memory)
+                finally:
+                    source.close()
+            _prepare(memory, path)
+        return cls(memory, path)
+
+    def close(self) -> None:
+        """Fold the write-ahead log back into the file, when nobody else uses it, and close."""
+        try:
+            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self.db.execute("PRAGMA optimize")
+        except sqlite3.Error:
+            pass  # the log is folded in by the next open
+        self.db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One atomic, durable step; an inner one joins the outer one."""
+        if self._depth:
+            yield self.db
+            return
+        with translate(self.path):
+            self.db.execute("BEGIN IMMEDIATE")
+            self._depth = 1
+            try:
+                yield self.db
+                self.db.execute("COMMIT")
+            except BaseException:
+                if self.db.in_transaction:
+                    self.db.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth = 0
+
+    @property
+    def state_id(self) -> str:
+        """Names this state file; a marker in a Maildir folder carries it."""
+        with translate(self.path):
+            (value,) = self.db.execute("SELECT value FROM meta WHERE key = 'state_id'").fetchone()
+        return str(value)
+
+    # --- pairs ---------------------------------------------------------------------------------------------------
+
+    def pairs(self) -> list[Pair]:
+        """Every pair that the state knows."""
+        with translate(self.path):
+            return [_pair(row) for row in self.db.execute(f"SELECT {_PAIR_COLUMNS} FROM pair ORDER BY id")]  # noqa: S608
+
+    def find_pair(self, key: PairKey) -> Pair | None:
+        """The pair of that name, or None when it was never synchronised."""
+        return next((pair for pair in self.pairs() if pair.key == key), None)
+
+    def pair(self, pair_id: int) -> Pair:
+        """The pair with that number; it must exist."""
+        return next(pair for pair in self.pairs() if pair.id == pair_id)
+
+    def add_pair(self, key: PairKey) -> Pair:
+        """Make a pair known. Nothing was observed of it yet."""
+        with self.transaction() as db:
+            db.execute("INSERT INTO pair (host, login, local, remote) VALUES (?, ?, ?, ?)", astuple(key))
+        found = self.find_pair(key)
+        assert found is not None  # noqa: S101
+        return found
+
+    def update_pair(self, pair: Pair, **changes: Any) -> Pair:
+        """Write the changed columns; returns the pair as it now is."""
+        changed = replace(pair, **changes)
+        values = {name: getattr(changed, name) for name in changes}
+        if "canary" in values:
+            values["canary"] = json.dumps([astuple(identity) for identity in changed.canary])
+        columns = ", ".join(f"{name} = :{name}" for name in values)
+        with self.transaction() as db:
+            db.execute(f"UPDATE pair SET {columns} WHERE id = :id", values | {"id": pair.id})  # noqa: S608
+        return changed
+
+    def forget_pair(self, pair: Pair) -> Pair:
+        """`--readopt`: forget what was agreed; both sides will be matched by content anew."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM pairing WHERE pair = ?", (pair.id,))
+            return self.update_pair(
+                pair, uidvalidity=0, uidnext=Uid(1), modseq=ModSeq(0), scan_modseq=ModSeq(0), scan_uid=Uid(0), canary=()
+            )
+
+
+_PAIR_COLUMNS = (
+    "id, host, login, local, remote, uidvalidity, uidnext, modseq, scan_modseq, scan_uid, generation,"
+    " marker_generation, canary, compared_at, hook_due"
+)
+
+
+def _pair(row: tuple[Any, ...]) -> Pair:
+    number, host, login, local, remote, uidvalidity, uidnext, modseq, scan_modseq, scan_uid, *rest = row
+    generation, marker_generation, canary, compared_at, hook_due = rest
+    return Pair(
+        id=number,
+        key=PairKey(host, login, local, remote),
+        uidvalidity=uidvalidity,
+        uidnext=Uid(uidnext),
+        modseq=ModSeq(modseq),
+        scan_modseq=ModSeq(scan_modseq),
+        scan_uid=Uid(scan_uid),
+        generation=generation,
+        marker_generation=marker_generation,
+        canary=tuple(Identity(Uid(uid), size, date, mid) for uid, size, date, mid in json.loads(canary)),
+        compared_at=compared_at,
+        hook_due=bool(hook_due),
+    )
+
+
+@contextmanager
+def translate(path: str) -> Iterator[None]:
+    """The one place where SQLite's errors become ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _translated(error, path) from error
+    except OSError as error:
+        raise LocalDiskError(
+            f"state file {path}: {error.strerror}", remedy="check the path, its permissions, and the free space"
+        ) from error
+
+
+def _translated(error: sqlite3.Error, path: str) -> Exception:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return _corrupt(path, error)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        return StateBusy(f"state file {path} is in use by another process", remedy="try again")
+    if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+        return LocalDiskError(f"state file {path}: {error}", remedy="check the free space and the permissions")
+    return error  # a bug of ours: it keeps its traceback
+
+
+def _corrupt(path: str, detail: object) -> StateUnusable:
+    return StateUnusable(
+        f"state file {path} is corrupt ({detail})",
+        remedy="restore it from a backup, or run with --yes: it is kept aside and rebuilt by comparing both sides;"
+        " nothing is deleted by that",
+        corrupt=True,
+    )
+
+
+def _make_file(path: str) -> None:
+    directory = os.path.dirname(path) or "."
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    return _configure(connection)
+
+
+def _configure(connection: sqlite3.Connection) -> sqlite3.Connection:
+    for pragma in ("synchronous = FULL", "foreign_keys = ON", "temp_store = MEMORY", "trusted_schema = OFF"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def _check_version(connection: sqlite3.Connection, path: str) -> int:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and application != APPLICATION_ID:
+        raise StateUnusable(
+            f"{path} is an SQLite file, but no state of this pushpull",
+            remedy="set local.state to another path; a state of the original pushpull cannot be read, it is rebuilt",
+        )
+    if version > VERSION:
+        raise StateUnusable(
+            f"state file {path} was written by a newer pushpull (layout {version}, this one knows {VERSION})",
+            remedy="use the newer pushpull; the file was left untouched",
+        )
+    return int(version)
+
+
+def _prepare(connection: sqlite3.Connection, path: str) -> None:
+    if _check_version(connection, path) == VERSION:
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise _corrupt(path, verdict)
+        return
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if _check_version(connection, path) != VERSION:  # another process may have been first
+            for statement in filter(str.strip, CREATE.split(";")):
+                connection.execute(statement)
+            connection.execute("INSERT INTO meta VALUES ('state_id', ?)", (secrets.token_hex(8),))
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def keep_corrupt_aside(path: str, suffix: str) -> str:
+    """Move a corrupt state file, with its log, out of the way; returns its new name."""
+    kept = f"{path}.corrupt-{suffix}"
+    with translate(path):
+        for tail in ("", "-wal", "-shm"):
+            if os.path.exists(path + tail):
+                os.rename(path + tail, kept + tail)
+    return kept

@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: MIT
+"""A streaming IMAP client: own reader, own bytes on the wire, answers in their order.
+
+A thin subclass of imaplib.IMAP4, under an imap-tools mailbox, which serves its login helpers. imaplib's own response
+handling is not used: it forgets the order of answers, holds whole messages in memory, and changes between Python
+versions (3.14 made `IMAP4.file` read-only).
+
+This is the boundary for everything that the network and the two libraries raise: beyond it there is only
+`pushpull.errors`.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import imaplib
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NoReturn
+
+import imap_tools
+
+from pushpull import sasl, wire
+from pushpull.errors import ConnectionLost
+from pushpull.framing import LONG_LINE_LIMIT, Command, Reader, Response, lost
+
+CHUNK = 256 * 1024
+"""The largest piece, in octets, that a literal is handed on in, and the largest one that is read whole."""
+_LITERALS_LIMIT = 100  # in one response
+_LOGOUT_SECONDS = 2.0
+_EXCHANGE_LIMIT = 5
+
+FOREIGN = (OSError, ValueError, EOFError, imaplib.IMAP4.error, imap_tools.ImapToolsError)
+"""What the socket, TLS (a kind of OSError), imaplib and imap-tools raise."""
+
+
+class Client(imaplib.IMAP4):
+    """One connection. Commands may be pipelined: `start` several, then take `responses` of each in order.
+
+    After ConnectionLost the link is closed and every further call raises ConnectionLost again.
+    """
+
+    def __init__(
+        self,
+        peer: str,
+        connect: Callable[[], socket.socket],
+        *,
+        trace: Callable[[str], None] | None = None,
+    ) -> None:
+        self.peer = peer
+        self.known_capabilities: frozenset[str] | None = None
+        self.sasl_ir = False
+        self.greeting = Command(b"*", "greeting")
+        self.on_untagged: Callable[[Response], None] | None = None
+        self.failure = ""  # what the server said of a refused authentication
+        self.last = self.greeting  # the answer to the last login command
+        self._connect_socket = connect
+        self._trace = trace
+        self._hidden: tuple[bytes, ...] = ()  # while credentials are exchanged: what no trace may show
+        self._waiting: deque[Command] = deque()
+        self._unread: Response | None = None
+        self._left = 0
+        self._count = 0
+        self._broken = ""
+        self._leaving = False
+        super().__init__()
+
+    # --- imaplib's overridable methods -------------------------------------------------------------------------
+
+    def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:  # noqa: ARG002
+        self.adopt(self._connect_socket())
+
+    def adopt(self, sock: socket.socket) -> None:
+        """Speak over `sock` from now on; what was received before is forgotten."""
+        self.sock = sock
+        self._reader = Reader(sock, self.peer)
+
+    def _connect(self) -> None:
+        """Take the greeting (RFC 9051 section 7.1)."""
+        response = self._read(CHUNK)
+        if response.kind not in ("OK", "PREAUTH", "BYE"):
+            self.fail(f"{self.peer}: not an IMAP server: {wire.printable(response.parts[0][:80])}")
+        self.greeting.status = response.kind
+        self.greeting.code, self.greeting.arguments, self.greeting.text = wire.code(response.rest)
+        self._learn(self.greeting)
+
+    def read(self, size: int) -> bytes:
+        return b"".join(self._octets(size))
+
+    def readline(self) -> bytes:
+        return self._reader.line() + b"\r\n"
+
+    def send(self, data: Any) -> None:
+        """Put octets on the wire."""
+        self._check()
+        try:
+            self.sock.sendall(data)
+        except FOREIGN as error:
+            self.fail(lost(self.peer, error, self.sock.gettimeout()), error)
+
+    def shutdown(self) -> None:
+        """Close without a word; never raises. Wakes a thread that waits for the server."""
+        self._broken = self._broken or f"{self.peer}: the connection was closed"
+        with contextlib.suppress(*FOREIGN):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(*FOREIGN):
+            self.sock.close()
+
+    def interrupt(self) -> None:
+        """End the link from another thread: its user gets ConnectionLost at once."""
+        with contextlib.suppress(*FOREIGN):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def _simple_command(self, name: str, *args: str) -> tuple[str, list[bytes]]:
+        # imap-tools' login() comes this way, with quoted strings.
+        self._hidden = tuple(arg.encode() for arg in args)
+        try:
+            self.last = self.run(" ".join((name, *args)).encode("ascii"))
+        finally:
+            self._hidden = ()
+        return self.last.status, [self.last.answer.encode()]
+
+    def authenticate(self, mechanism: str, authobject: Callable[[bytes], Any]) -> tuple[str, list[bytes]]:  # type: ignore[override]
+        """AUTHENTICATE (RFC 9051 section 6.2.2), with an initial response where the server takes one (SASL-IR). A
+        challenge after our answer is how OAuth2 servers say no: it is kept in `failure`, and the exchange is ended
+        as each mechanism wants it."""
+        data = authobject(b"")
+        initial = base64.b64encode(data.encode() if isinstance(data, str) else data)
+        self._hidden = (initial,)
+        try:
+            self.last = self._exchange(mechanism, initial)
+        finally:
+            self._hidden = ()
+        return self.last.status, [self.last.answer.encode()]
+
+    def _exchange(self, mechanism: str, initial: bytes) -> Command:
+        at_once = self.sasl_ir
+        words = [b"AUTHENTICATE", mechanism.encode("ascii")] + ([initial] if at_once else [])
+        command = self.start(b" ".join(words))
+        asked, rounds = False, 0
+        while (challenge := self.continuation(command)) is not None:
+            # An empty challenge asks for the response, even of a server that said it takes it at once.
+            if not asked and (not challenge or not at_once):
+                asked, reply = True, initial
+            else:
+                self.failure, reply = sasl.failure(challenge) or self.failure, sasl.closing(mechanism)
+            rounds += 1
+            if rounds > _EXCHANGE_LIMIT:
+                self.fail(f"{self.peer}: the authentication does not come to an end")
+            self._say(b"***")
+            self.send(reply + b"\r\n")
+        return command
+
+    # --- commands ----------------------------------------------------------------------------------------------
+
+    def start(self, payload: bytes) -> Command:
+        """Send one command (without tag and line end) and do not wait."""
+        self._check()
+        self._count += 1
+        command = Command(b"P%d" % self._count, payload.split(b" ", 1)[0].decode("ascii", "replace"))
+        shown = payload
+        if self._hidden:
+            shown = b" ".join([*payload.split(b" ")[: 2 if command.name == "AUTHENTICATE" else 1], b"***"])
+        self._say(command.tag + b" " + shown)
+        self._waiting.append(command)
+        self.send(command.tag + b" " + payload + b"\r\n")
+        return command
+
+    def run(self, payload: bytes) -> Command:
+        """One command, its untagged answers dropped (after `on_untagged` saw them)."""
+        command = self.start(payload)
+        self.finish(command)
+        return command
+
+    def send_literal(self, size: int, chunks: Iterable[bytes]) -> None:
+        """The octets of a literal and the end of its command. When there are not exactly `size`, or `chunks` raises,
+        the link is cut: the server never sees the command's end."""
+        self._say(b"(%d octets)" % size)
+        sent = 0
+        try:
+            for chunk in chunks:
+                sent += len(chunk)
+                if sent > size:
+                    break
+                self.send(chunk)
+        except BaseException:
+            self.shutdown()
+            raise
+        if sent != size:
+            self.fail(f"{self.peer}: cut the connection, for the message to send is not of {size} octets any more")
+        self.send(b"\r\n")
+
+    def finish(self, command: Command) -> None:
+        """Take and drop what is left of the answers up to the command's end."""
+        while not command.status:
+            self._next(0)
+
+    def settle(self) -> None:
+        """Take and drop what is left of every command's answers."""
+        while self._waiting:
+            self._next(0)
+
+    def responses(self, command: Command, whole: int = CHUNK) -> Iterator[Response]:
+        """The untagged answers that come until a command ends: its own, those of commands before it, and whatever
+        the server has to say. Also those of commands *behind* it: Dovecot answers pipelined FETCHes in turn but
+        holds the tagged lines back to the end, and may mix them, so what an answer belongs to shows in it alone.
+
+        Literals of up to `whole` octets are in the parts; a longer one is `pending`: take it with `stream`, then
+        `complete` the response, or leave it."""
+        if command.status:
+            raise RuntimeError(f"the answers of {command.name} were dropped before they were read")
+        while not command.status:
+            response = self._next(whole)
+            if response is not None and response.kind != "+":
+                yield response
+                if command.status:
+                    raise RuntimeError(f"another command overtook {command.name} while its answers were read")
+
+    def continuation(self, command: Command) -> bytes | None:
+        """Wait until the server asks for more, and give its text; None when it ended the command instead."""
+        while not command.status:
+            response = self._next(0)
+            if response is not None and response.kind == "+" and self._waiting[0] is command:
+                return response.rest.strip()
+        return None
+
+    def stream(self, response: Response) -> Iterator[bytes]:
+        """The octets of a pending literal, in pieces of at most CHUNK."""
+        while True:
+            if self._unread is not response:
+                raise RuntimeError("a literal was read out of turn")
+            if not self._left:
+                return
+            data = self._some()
+            yield data
+
+    def complete(self, response: Response) -> None:
+        """Read what follows a pending literal, which is dropped as far as it was not taken; in the parts it is
+        empty."""
+        if self._unread is not response:
+            raise RuntimeError("a response was completed out of turn")
+        while response.pending is not None:
+            while self._left:
+                self._some()
+            self._unread, response.pending = None, None
+            response.parts += [b"", self._line()]
+            self._literals(response, 0)
+
+    def logout(self) -> tuple[str, list[bytes | None]]:  # type: ignore[override]
+        """LOGOUT when nothing is under way, and close; never raises, never waits long."""
+        with contextlib.suppress(ConnectionLost):
+            if not self._broken and not self._waiting:
+                with contextlib.suppress(*FOREIGN):
+                    self.sock.settimeout(_LOGOUT_SECONDS)
+                self._leaving = True
+                self.run(b"LOGOUT")
+        self.shutdown()
+        return "BYE", [None]
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def _next(self, whole: int) -> Response | None:
+        """The next answer; None when it ended the command that waits longest."""
+        if self._unread is not None:
+            self.complete(self._unread)
+        response = self._read(whole)
+        if response.kind == "":
+            self._tagged(response.parts[0])
+            return None
+        if response.kind == "BYE" and not self._leaving:
+            self.fail(f"{self.peer} ended the session: {wire.code(response.rest)[2]}")
+        if response.kind in ("OK", "NO", "BAD", "CAPABILITY"):
+            self._untagged_status(response)
+        if self.on_untagged is not None:
+            self.on_untagged(response)
+        return response
+
+    def _read(self, whole: int) -> Response:
+        line = self._line()
+        while not line:  # some servers send an empty line after a literal's response
+            line = self._line()
+        if line.startswith(b"+"):
+            return Response([line], "+", None, 2)
+        if not line.startswith(b"* "):
+            return Response([line])
+        try:
+            kind, number, start = wire.kind_of(line)
+        except ConnectionLost as error:
+            self.fail(f"{self.peer}: {error}", error)
+        response = Response([line], kind, number, start)
+        if not wire.is_status(kind):
+            self._literals(response, whole)
+        return response
+
+    def _literals(self, response: Response, whole: int) -> None:
+        """Read the literals of a response, up to one that is to stay on the wire."""
+        allowed = whole
+        while (literal := wire.literal_size(response.parts[-1])) is not None:
+            size, text_end = literal
+            response.parts[-1] = response.parts[-1][:text_end]
+            if len(response.parts) > 2 * _LITERALS_LIMIT or sum(map(len, response.parts)) > LONG_LINE_LIMIT:
+                self.fail(f"{self.peer}: a response without an end")
+            if size > allowed:
+                response.pending, self._unread, self._left = size, response, size
+                self._say_received(b"(%d octets)" % size)
+                return
+            allowed -= size
+            response.parts += [self.read(size), self._line()]
+
+    def _tagged(self, line: bytes) -> None:
+        tag, _, rest = line.partition(b" ")
+        status, _, text = rest.partition(b" ")
+        if not self._waiting or tag != self._waiting[0].tag or status.upper() not in (b"OK", b"NO", b"BAD"):
+            self.fail(f"{self.peer}: an answer to nothing that was asked: {wire.printable(line[:80])}")
+        command = self._waiting.popleft()
+        command.status = status.decode().upper()
+        command.code, command.arguments, command.text = wire.code(text)
+        self._learn(command)
+
+    def _untagged_status(self, response: Response) -> None:
+        if response.kind == "CAPABILITY":
+            self.known_capabilities = _capabilities(response.rest)
+            return
+        seen = Command(b"*", response.kind, response.kind)
+        seen.code, seen.arguments, seen.text = wire.code(response.rest)
+        self._learn(seen)
+        if (response.kind != "OK" or seen.code == "ALERT") and self._waiting:
+            self._waiting[0].told = [*self._waiting[0].told[-4:], seen.answer]
+
+    def _learn(self, status: Command) -> None:
+        if status.code == "CAPABILITY":
+            self.known_capabilities = _capabilities(status.arguments)
+
+    def _line(self) -> bytes:
+        self._check()
+        try:
+            line = self._reader.line()
+        except ConnectionLost as error:
+            self.fail(error)
+        self._say_received(line)
+        return line
+
+    def _some(self) -> bytes:
+        self._check()
+        try:
+            data = self._reader.some(min(self._left, CHUNK))
+        except ConnectionLost as error:
+            self.fail(error)
+        self._left -= len(data)
+        return data
+
+    def _octets(self, size: int) -> Iterator[bytes]:
+        self._left = size
+        while self._left:
+            yield self._some()
+
+    @property
+    def buffered(self) -> int:
+        """Octets received but not read: what a poll() on the socket does not show."""
+        return self._reader.buffered
+
+    # --- trouble and trace -------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._broken:
+            raise ConnectionLost(self._broken)
+
+    def fail(self, error: ConnectionLost | str, cause: BaseException | None = None) -> NoReturn:
+        """Close the link and raise ConnectionLost: what came cannot be understood, or nothing came."""
+        failure = ConnectionLost(error) if isinstance(error, str) else error
+        self._broken = str(failure)
+        self.shutdown()
+        raise failure from cause
+
+    def _say(self, data: bytes) -> None:
+        if self._trace is not None:
+            self._trace("C: " + wire.printable(data))
+
+    def _say_received(self, line: bytes) -> None:
+        if self._trace is not None:
+            for secret in self._hidden:
+                line = b"+ ***" if line.startswith(b"+") else line.replace(secret.strip(b'"'), b"***")
+            self._trace("S: " + wire.printable(line[:1000]) + (" ..." if len(line) > 1000 else ""))
+
+
+class Mailbox(imap_tools.BaseMailBox):
+    """imap-tools' mailbox over our client; only its login helpers are used."""
+
+    def __init__(self, client: Client) -> None:
+        self._ours = client
+        super().__init__()
+
+    def _get_mailbox_client(self) -> imaplib.IMAP4:
+        return self._ours
+
+
+def sign_in(client: Client, mechanism: str, login: str, secret: str) -> Command:
+    """Log in by "LOGIN" or a SASL mechanism; the server's answer, whether it is yes or no."""
+    box = Mailbox(client)
+    try:
+        if mechanism == "LOGIN":
+            box.login(login, secret, initial_folder=None)
+        elif mechanism == "PLAIN":
+            box.login_utf8(login, secret, initial_folder=None)
+        elif mechanism == "XOAUTH2":
+            box.xoauth2(login, secret, initial_folder=None)
+        else:
+            client.authenticate(mechanism, lambda _: sasl.oauthbearer(login, secret))
+    except imap_tools.UnexpectedCommandStatusError:
+        return client.last  # a NO: the answer tells
+    except FOREIGN as error:
+        client.shutdown()
+        raise lost(client.peer, error) from error
+    return client.last
+
+
+def _capabilities(data: bytes) -> frozenset[str]:
+    return frozenset(wire.printable(word).upper() for word in data.split())

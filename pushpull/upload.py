@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: MIT
+"""Apply uploads. APPEND is the one effect that does not repeat harmlessly.
+
+The attempt is committed before a byte is sent. Then there are three outcomes: refused (nothing is there), accepted
+(never sent again; without APPENDUID its UID is awaited), or no answer: the row stays open, nothing is replayed, and
+a later plan decides from a fresh view whether the message arrived (RFC 9051 section 6.3.12, RFC 4315).
+
+A file is sent only if its size, mtime and inode are those of when it was last read, before and after; a file younger
+than two seconds may still be written to, and is looked at again a second later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import BinaryIO
+
+from pushpull.dates import from_epoch
+from pushpull.download import local_file, tell_failure
+from pushpull.errors import LocalDiskError, MessageError, ServerBusy
+from pushpull.message import to_crlf
+from pushpull.model import FileStamp, MailboxState, Pair, Pairing, Tally, Uid
+from pushpull.observed import LocalRows
+from pushpull.outcomes import Outcomes
+from pushpull.plan import Append
+from pushpull.ports import NOTICE, Local, Remote, Report
+from pushpull.wording import printable
+
+YOUNG_SECONDS = 2.0
+
+
+class Uploader:
+    """Uploads for one pair, through one session. `uploaded` are the UIDs that the server told."""
+
+    def __init__(
+        self,
+        remote: Remote,
+        local: Local,
+        outcomes: Outcomes,
+        rows: LocalRows,
+        *,
+        pair: Pair,
+        state: MailboxState,
+        tally: Tally,
+        report: Report,
+        clock: Callable[[], float],
+        pause: Callable[[float], None],
+        before_upload: Callable[[], None],
+        check_stop: Callable[[], None],
+    ) -> None:
+        self._remote, self._local, self._outcomes, self._rows = remote, local, outcomes, rows
+        self._pair, self._state = pair, state
+        self._tally, self._report, self._clock, self._pause = tally, report, clock, pause
+        self._before_upload, self._check_stop = before_upload, check_stop
+        self.uploaded: list[Uid] = []
+        self.awaiting = False
+
+    def run(self, actions: Sequence[Append]) -> int:
+        """Returns how many rows got an outcome (an upload, a refusal, a new content)."""
+        if not actions:
+            return 0
+        self._before_upload()
+        done = 0
+        self._let_settle(actions)
+        for number, action in enumerate(actions, 1):
+            self._check_stop()
+            done += self._one(action.row)
+            self._report.progress("uploading", number, len(actions), self._tally.bytes_up)
+        return done
+
+    def _let_settle(self, actions: Sequence[Append]) -> None:
+        """Give files that were just written a second, once for all of them."""
+        now = self._clock()
+        for action in actions:
+            stamp = self._local.stamp(local_file(action.row))
+            if stamp is not None and abs(now - stamp.mtime_ns / 1e9) < YOUNG_SECONDS:
+                self._pause(1.0)
+                return
+
+    def _one(self, row: Pairing) -> bool:
+        opened = self._open(row)
+        if opened is None:
+            return False  # gone or renamed beyond finding: the next scan tells
+        handle, stamp = opened
+        with handle:
+            if stamp != row.stamp:
+                return self._read_again(row)
+            self._outcomes.append_begins(row, self._pair.uidnext, self._clock())
+            try:
+                appended = self._remote.append(
+                    self._pair.key.remote,
+                    row.local_flags & self._state.mask,
+                    self._storable(row.keywords),
+                    _internaldate(stamp),
+                    row.size or 0,
+                    to_crlf(_chunks(handle)),
+                )
+            except MessageError as error:
+                self._outcomes.append_refused(row)
+                self._fail(row, f"the server refuses it: {error}")
+                return True
+            except ServerBusy:
+                self._outcomes.append_refused(row)
+                raise
+        uid = appended.uid if appended.uidvalidity in (None, self._state.uidvalidity) else None
+        self._accepted(row, uid, stamp)
+        return True
+
+    def _open(self, row: Pairing) -> tuple[BinaryIO, FileStamp] | None:
+        try:
+            return self._local.open_message(local_file(row))
+        except LocalDiskError as error:
+            self._fail(row, str(error))
+            return None
+
+    def _read_again(self, row: Pairing) -> bool:
+        """The file was written to since it was read: take in what it is now; a fresh plan decides."""
+        read = self._local.fingerprint(local_file(row))
+        if read is None:
+            return False
+        self._outcomes.content_changed(row, *read)
+        return True
+
+    def _accepted(self, row: Pairing, uid: Uid | None, stamp: FileStamp) -> None:
+        name = printable(row.uniquename or b"")
+        if not self._outcomes.appended(row, uid):
+            self._fail(row, f"the server keeps one copy of two identical messages (uid {uid})", aside=True)
+            return
+        self._tally.uploaded += 1
+        self._tally.bytes_up += row.size or 0
+        if uid is None:
+            self.awaiting = True
+            self._report.line(NOTICE, f"uploaded {name}")
+        else:
+            self.uploaded.append(uid)
+            self._report.line(NOTICE, f"uploaded {name} as uid {uid}")
+        if self._local.stamp(local_file(row)) not in (stamp, None):
+            self._report.line(logging.WARNING, f"{name} was written to while it was uploaded; its new content follows")
+            self._rows.note_changed_content(row.id)
+
+    def _storable(self, keywords: Sequence[str]) -> tuple[str, ...]:
+        """Keywords that the mailbox takes (PERMANENTFLAGS); system flags beyond the six are the server's own."""
+        allowed = (word for word in keywords if not word.startswith("\\"))
+        if self._state.any_keyword:
+            return tuple(allowed)
+        return tuple(word for word in allowed if word.lower() in self._state.keywords)
+
+    def _fail(self, row: Pairing, reason: str, *, aside: bool = False) -> None:
+        count = self._outcomes.failed(row, reason, self._clock(), count=3 if aside else None)
+        tell_failure(self._report, self._tally, printable(row.uniquename or b""), reason, count)
+
+
+def _chunks(handle: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: handle.read(1 << 16), b"")
+
+
+def _internaldate(stamp: FileStamp) -> str:
+    """The file's mtime in the zone that was local then (RFC 9051 section 6.3.12)."""
+    seconds = stamp.mtime_ns // 1_000_000_000
+    try:
+        offset = datetime.fromtimestamp(seconds, UTC).astimezone().utcoffset()
+    except (OverflowError, ValueError, OSError):
+        offset = None
+    return from_epoch(seconds, int(offset.total_seconds() // 60) if offset else 0)

@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: MIT
+"""Bytes of IMAP responses -> values, and back for what commands need. Pure.
+
+A response arrives as *parts*: text, literal, text, literal, ... (odd places are literals, their `{n}` is cut off the
+text before them). What a server gets wrong raises ConnectionLost('malformed ...'): a stream that cannot be
+understood is not to be acted on. Grammar: RFC 9051 section 9, RFC 3501 section 9, RFC 7162 section 7, RFC 4731.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+from pushpull.errors import ConnectionLost
+from pushpull.flags import Flags, from_imap
+from pushpull.model import NEVER, ModSeq, RemoteView, Uid, UidSet
+
+MAX_UID = 2**32 - 1
+MAX_MODSEQ = 2**63 - 1
+UID_SET_LIMIT = 8000
+"""Octets of a UID set in one command: RFC 7162 section 4 asks for lines of at most 8,192."""
+
+Value: TypeAlias = "bytes | list[Value] | None"
+
+_STATUS_KINDS = frozenset({"OK", "NO", "BAD", "BYE", "PREAUTH"})
+_RESPONSE = re.compile(rb"\* (?:([0-9]{1,20}) )?([A-Za-z][A-Za-z0-9.+-]*) ?", re.ASCII)
+_LITERAL = re.compile(rb"~?\{([0-9]{1,10})\+?\}$")
+_CODE = re.compile(rb"\s*\[([^\]\s]+)(?: ([^\]]*))?\] ?(.*)", re.DOTALL)
+# A section's header names may stand in parentheses and quotes: one token whatever is between the brackets.
+_TOKEN = re.compile(
+    rb" *(?:(\()|(\))|\"((?:[^\"\\]|\\.)*)\"|((?:BODY|BINARY)(?:\.PEEK)?\[[^\]]*\](?:<[0-9]+>)?|[^\s()\"]+))",
+    re.IGNORECASE | re.DOTALL,
+)
+_UNQUOTE = re.compile(rb"\\(.)", re.DOTALL)
+_SET = re.compile(rb"[0-9]{1,10}(?::[0-9]{1,10})?(?:,[0-9]{1,10}(?::[0-9]{1,10})?)*")
+_FLAGS_ONLY = re.compile(rb"\(UID ([0-9]{1,10}) FLAGS \(([^()\"]*)\)(?: MODSEQ \(([0-9]{1,20})\))?\)")
+_MAX_DEPTH = 32
+
+
+def malformed(what: str, data: bytes = b"") -> ConnectionLost:
+    """The error for an answer out of protocol; shows the beginning of `data`, escaped."""
+    shown = f": {printable(data[:80])}" if data else ""
+    return ConnectionLost(f"malformed {what} from the server{shown}")
+
+
+def printable(data: bytes) -> str:
+    """Server text for people: UTF-8 where it is that, everything unprintable as an escape."""
+    text = data.decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def number(data: bytes) -> int | None:
+    """Decimal digits only, at most 20 of them; None for anything else (int() takes signs, blanks, underscores)."""
+    return int(data) if len(data) <= 20 and data.isdigit() else None
+
+
+def uid_of(data: bytes) -> Uid:
+    """A UID: 1 to 2**32-1."""
+    value = number(data)
+    if value is None or not 0 < value <= MAX_UID:
+        raise malformed("UID", data)
+    return Uid(value)
+
+
+def modseq_of(data: bytes) -> ModSeq:
+    """A mod-sequence; NEVER, which is no knowledge, when it is none or beyond 63 bits (RFC 7162 section 1)."""
+    value = number(data)
+    return NEVER if value is None or value > MAX_MODSEQ else ModSeq(value)
+
+
+def kind_of(line: bytes) -> tuple[str, int | None, int]:
+    """Of an untagged response's first text: its kind (upper case), its number, and where its contents begin."""
+    match = _RESPONSE.match(line)
+    if match is None:
+        raise malformed("response", line)
+    count = None if match[1] is None else number(match[1])
+    return match[2].decode("ascii").upper(), count, match.end()
+
+
+def literal_size(line: bytes) -> tuple[int, int] | None:
+    """(octets, where the text ends) when the text of a response announces a literal, else None. The human text of
+    OK, NO, BAD, BYE, PREAUTH may end like that and announces nothing."""
+    if not line.endswith(b"}"):
+        return None
+    match = _LITERAL.search(line)
+    return None if match is None else (int(match[1]), match.start())
+
+
+def is_status(kind: str) -> bool:
+    """OK, NO, BAD, BYE or PREAUTH: what follows is a response code and text for people."""
+    return kind in _STATUS_KINDS
+
+
+def code(text: bytes) -> tuple[str, bytes, str]:
+    """Split the text of a status response into code (upper case, "" without), its arguments and the words."""
+    match = _CODE.match(text)
+    if match is None:
+        return "", b"", printable(text.strip())
+    return match[1].decode("ascii", "replace").upper(), match[2] or b"", printable(match[3].strip())
+
+
+def quoted(text: bytes) -> bytes:
+    """A quoted string; ValueError for what only a literal can hold."""
+    if any(octet in text for octet in b"\0\r\n") or not text.isascii():
+        raise ValueError("not fit for a quoted string")
+    return b'"' + text.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
+
+
+# --- UID sets ------------------------------------------------------------------------------------------------
+
+
+def uid_set(data: bytes) -> UidSet:
+    """Read a UID set such as 1:3,7 (RFC 9051 sequence-set, without '*', which no answer may hold)."""
+    data = data.strip()
+    if _SET.fullmatch(data) is None:
+        raise malformed("UID set", data)
+    ranges = []
+    for piece in data.split(b","):
+        lo, _, hi = piece.partition(b":")
+        ends = sorted((uid_of(lo), uid_of(hi or lo)))
+        ranges.append((ends[0], ends[1]))
+    return UidSet(ranges)
+
+
+def uid_sets(uids: UidSet, limit: int = UID_SET_LIMIT) -> list[bytes]:
+    """Write a UID set for commands, cut into pieces of at most `limit` octets."""
+    pieces: list[bytes] = []
+    piece = bytearray()
+    for lo, hi in uids.ranges:
+        word = b"%d" % lo if lo == hi else b"%d:%d" % (lo, hi)
+        if piece and len(piece) + 1 + len(word) > limit:
+            pieces.append(bytes(piece))
+            piece.clear()
+        piece += b"," + word if piece else word
+    if piece:
+        pieces.append(bytes(piece))
+    return pieces
+
+
+def search(rest: bytes) -> list[tuple[int, int]]:
+    """Ranges of UIDs in a SEARCH answer (what follows `* SEARCH`); a trailing (MODSEQ n) is passed over. Merged
+    while read, so a million neighbours cost one range."""
+    numbers, _, _ = rest.partition(b"(")
+    ranges: list[tuple[int, int]] = []
+    lo = hi = -1
+    for match in re.finditer(rb"[^ ]+", numbers):
+        uid = uid_of(match[0])
+        if uid == hi + 1:
+            hi = uid
+            continue
+        if lo > 0:
+            ranges.append((lo, hi))
+        lo = hi = uid
+    if lo > 0:
+        ranges.append((lo, hi))
+    return ranges
+
+
+def esearch(parts: Sequence[bytes], rest: bytes, tag: bytes) -> UidSet | None:
+    """The UIDs of an ESEARCH answer to RETURN (ALL) (RFC 4731 section 3.1): the empty set when the ALL is missing,
+    None when the answer is not for `tag` or not about UIDs."""
+    values = _values([rest, *parts[1:]])
+    correlator = values[0] if values else None
+    if not isinstance(correlator, list) or len(correlator) != 2 or not _is(correlator[0], b"TAG"):
+        return None
+    if correlator[1] != tag or len(values) < 2 or not _is(values[1], b"UID"):
+        return None
+    for name, value in zip(values[2::2], values[3::2], strict=False):
+        if _is(name, b"ALL"):
+            return uid_set(value) if isinstance(value, bytes) else None
+    return None if len(values) % 2 else UidSet()
+
+
+def vanished(rest: bytes) -> tuple[bool, UidSet]:
+    """(earlier?, UIDs) of a VANISHED answer (RFC 7162 section 3.2.10)."""
+    word, _, tail = rest.strip().partition(b" ")
+    if word.upper() == b"(EARLIER)":
+        return True, uid_set(tail)
+    return False, uid_set(rest)
+
+
+def status(parts: Sequence[bytes], rest: bytes) -> dict[str, int]:
+    """Items of a STATUS answer by upper-case name; the mailbox name before them is passed over."""
+    values = _values([rest, *parts[1:]])
+    pairs = values[-1] if len(values) == 2 else None
+    if not isinstance(pairs, list):
+        raise malformed("STATUS", rest)
+    found: dict[str, int] = {}
+    for name, value in zip(pairs[::2], pairs[1::2], strict=False):
+        count = number(value) if isinstance(value, bytes) else None
+        if isinstance(name, bytes) and count is not None:
+            found[printable(name).upper()] = count
+    return found
+
+
+# --- FETCH ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Fetch:
+    """Attributes of one FETCH answer; None: not shown. `awaits` names the section whose literal is still on the
+    wire ("" when none is). A section shown as NIL is None, with its name in `shown`."""
+
+    uid: Uid | None = None
+    flags: tuple[Flags, tuple[str, ...]] | None = None
+    modseq: ModSeq = NEVER
+    internaldate: str | None = None
+    size: int | None = None
+    body: bytes | None = None  # BODY[]
+    header: bytes | None = None  # BODY[HEADER]
+    fields: bytes | None = None  # BODY[HEADER.FIELDS (...)]
+    shown: frozenset[str] = frozenset()
+    awaits: str = ""
+
+    @property
+    def view(self) -> RemoteView | None:
+        """What it says of flags; None without UID or FLAGS (updates caused by other sessions may lack the UID)."""
+        if self.uid is None or self.flags is None:
+            return None
+        return RemoteView(self.uid, self.flags[0], self.flags[1], self.modseq)
+
+
+def fetch(parts: Sequence[bytes], rest: bytes, *, pending: bool = False) -> Fetch:
+    """Read a FETCH answer; `rest` is what follows `* n FETCH ` in the first part. With `pending` the parts end
+    where a literal begins that is still on the wire."""
+    fast = _FLAGS_ONLY.fullmatch(rest) if len(parts) == 1 and not pending else None
+    if fast is not None:
+        modseq = modseq_of(fast[3]) if fast[3] else NEVER
+        return Fetch(uid=uid_of(fast[1]), flags=_flags(fast[2]), modseq=modseq)
+    values = _values([rest, *parts[1:]], cut=pending)
+    attributes = values[0] if len(values) == 1 else None
+    if not isinstance(attributes, list) or len(attributes) % 2 != pending:
+        raise malformed("FETCH", rest)
+    found = Fetch()
+    for name, value in zip(attributes[::2], attributes[1::2], strict=False):
+        if not isinstance(name, bytes):
+            raise malformed("FETCH", rest)
+        _attribute(found, name.upper(), value)
+    if pending:
+        last = attributes[-1]
+        found.awaits = _section(last.upper()) if isinstance(last, bytes) else ""
+    return found
+
+
+def _attribute(found: Fetch, name: bytes, value: Value) -> None:
+    if name == b"UID" and isinstance(value, bytes):
+        found.uid = uid_of(value)
+    elif name == b"FLAGS" and isinstance(value, list):
+        found.flags = _flags(b" ".join(flag for flag in value if isinstance(flag, bytes)))
+    elif name == b"MODSEQ" and isinstance(value, list) and value and isinstance(value[0], bytes):
+        found.modseq = modseq_of(value[0])
+    elif name == b"INTERNALDATE" and isinstance(value, bytes):
+        found.internaldate = printable(value).strip()
+    elif name == b"RFC822.SIZE" and isinstance(value, bytes):
+        found.size = number(value)
+    elif (section := _section(name)) and not isinstance(value, list):
+        setattr(found, section, value)
+        found.shown |= {section}
+
+
+def _section(name: bytes) -> str:
+    """Which field of Fetch a BODY[...] attribute fills; "" for what nobody asked for."""
+    if name == b"BODY[]":
+        return "body"
+    if name == b"BODY[HEADER]":
+        return "header"
+    return "fields" if name.startswith(b"BODY[HEADER.FIELDS ") and name.endswith(b"]") else ""
+
+
+@lru_cache(maxsize=1024)
+def _flags(data: bytes) -> tuple[Flags, tuple[str, ...]]:
+    return from_imap(flag_names(data))
+
+
+def flag_names(data: bytes) -> list[str]:
+    """Names in the inside of a flag list; what is not ASCII (never legal) is kept readable."""
+    return [printable(name) for name in data.split()]
+
+
+# --- tokens --------------------------------------------------------------------------------------------------
+
+
+def _is(value: Value, word: bytes) -> bool:
+    return isinstance(value, bytes) and value.upper() == word
+
+
+def _values(parts: Sequence[bytes], *, cut: bool = False) -> list[Value]:
+    """Read parts as nested lists of strings; NIL is None. `cut`: the text ends inside of the lists, which are
+    closed there."""
+    stack: list[list[Value]] = [[]]
+    for place, part in enumerate(parts):
+        if place % 2:
+            stack[-1].append(part)
+            continue
+        for opens, closes, value in _tokens(part):
+            if opens:
+                if len(stack) > _MAX_DEPTH:
+                    raise malformed("list", part)
+                stack.append([])
+            elif closes:
+                if len(stack) == 1:
+                    raise malformed("list", part)
+                done = stack.pop()
+                stack[-1].append(done)
+            else:
+                stack[-1].append(value)
+    while cut and len(stack) > 1:
+        done = stack.pop()
+        stack[-1].append(done)
+    if len(stack) != 1:
+        raise malformed("list", parts[0])
+    return stack[0]
+
+
+def _tokens(text: bytes) -> Iterator[tuple[bool, bool, bytes | None]]:
+    at, end = 0, len(text.rstrip(b" "))
+    while at < end:
+        match = _TOKEN.match(text, at)
+        if match is None:
+            raise malformed("response", text[at:])
+        at = match.end()
+        if match[3] is not None:
+            inside = match[3]
+            yield False, False, _UNQUOTE.sub(rb"\1", inside) if b"\\" in inside else inside
+        elif match[4] is not None:
+            yield False, False, None if match[4].upper() == b"NIL" else match[4]
+        else:
+            yield match[1] is not None, match[2] is not None, None
