@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: MIT
+"""What system tests stand on: a private Dovecot, the real program as a subprocess, a man in the middle."""
+
+import pytest
+
+# Before the modules are imported: their assertions are to say what they saw.
+pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in ("client", "dovecot", "run", "table", "waiting")))

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: MIT
+"""One Dovecot for the whole session; each test has its own user, so nothing is shared and nothing restarts."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.dovecot import Dovecot
+from tests.support.run import STRATEGIES, Setup
+
+_NUMBERS = itertools.count(1)
+
+MakeSetup = Callable[..., Setup]
+
+
+@pytest.fixture(scope="session")
+def dovecot() -> Iterator[Dovecot]:
+    """A server that accepts every user name with the password `alicepw`."""
+    with Dovecot() as server:
+        yield server
+
+
+@pytest.fixture
+def account(dovecot: Dovecot) -> str:
+    """The name of a user that no other test uses, with an empty INBOX."""
+    return dovecot.add_user(f"user{next(_NUMBERS)}")
+
+
+@pytest.fixture(params=STRATEGIES)
+def strategy(request: pytest.FixtureRequest) -> str:
+    """The ways to observe a mailbox; a test that asks for it runs with each."""
+    return str(request.param)
+
+
+@pytest.fixture
+def make_setup(dovecot: Dovecot, tmp_path: Path) -> Iterator[MakeSetup]:
+    """`make_setup(strategy=..., server=..., pairings=..., settings=...)`: an account and a Maildir of their own.
+
+    After the test the wire is looked at: whatever the test was about, nothing may have been destroyed.
+    """
+    made: list[Setup] = []
+
+    def make(*, server: Dovecot = dovecot, **options: object) -> Setup:
+        base = tmp_path / f"setup{len(made)}"
+        base.mkdir()
+        setup = Setup(server, server.add_user(f"user{next(_NUMBERS)}"), base, **options)  # type: ignore[arg-type]
+        made.append(setup)
+        return setup
+
+    yield make
+    for setup in made:
+        setup.assert_nothing_destroyed()
+
+
+@pytest.fixture
+def setup(make_setup: MakeSetup) -> Setup:
+    """One account and one Maildir, observed by QRESYNC."""
+    return make_setup()
+
+
+@pytest.fixture
+def each(make_setup: MakeSetup, strategy: str) -> Setup:
+    """One account and one Maildir; the test runs with each of the three strategies."""
+    return make_setup(strategy=strategy)
