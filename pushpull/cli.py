@@ -230,9 +230,12 @@ class TerminalAsker:
             return None
         from getpass import getpass
 
-        self._output.question(prompt)
+        from pushpull.wording import printable
+
+        self._output.wipe()
         try:
-            return getpass("", stream=sys.stderr) or None
+            # getpass shows the prompt after it switched the echo off, and drops what was typed before.
+            return getpass(f"{printable(prompt)} ", stream=sys.stderr) or None
         except EOFError:
             return None
 

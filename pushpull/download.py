@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pushpull.dates import to_epoch
 from pushpull.errors import ConnectionLost, MessageError
 from pushpull.flags import ALL, DRAFT
-from pushpull.message import Likeness, same_message, to_lf
+from pushpull.message import Likeness, same_message
 from pushpull.model import FileStamp, LocalFile, Pairing, Tally, Uid, UidSet
 from pushpull.outcomes import SET_ASIDE_AFTER, Outcomes
 from pushpull.plan import Download
@@ -158,9 +158,12 @@ class Downloader:
 
     def _stamp(self, file: LocalFile) -> FileStamp:
         """Only drafts (edited in place) and files that are not on disk yet are ever compared with a stamp."""
-        if file.flags & DRAFT or self._boot:
+        if not (file.flags & DRAFT or self._boot):
+            return FileStamp(0, 0, 0)
+        try:
             return self._local.stamp(file) or FileStamp(0, 0, 0)
-        return FileStamp(0, 0, 0)
+        except MessageError:
+            return FileStamp(0, 0, 0)
 
     # --- adoption by content -------------------------------------------------------------------------------------
 
@@ -175,13 +178,16 @@ class Downloader:
         return None
 
     def _same(self, staged: StagedFile, partner: Pairing) -> bool:
-        opened = self._local.open_message(local_file(partner))
-        if opened is None:
+        try:
+            opened = self._local.open_message(local_file(partner))
+            if opened is None:
+                return False
+            handle, _ = opened
+            with handle:
+                chunks = iter(lambda: handle.read(1 << 16), b"")
+                return same_message(staged.chunks(), chunks) is not Likeness.DIFFERENT
+        except MessageError:  # the file cannot be read: nothing says that it is the same
             return False
-        handle, _ = opened
-        with handle:
-            chunks = iter(lambda: handle.read(1 << 16), b"")
-            return same_message(staged.chunks(), to_lf(chunks)) is not Likeness.DIFFERENT
 
     # --- failures ------------------------------------------------------------------------------------------------
 

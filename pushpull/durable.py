@@ -20,7 +20,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pushpull.errors import LocalDiskError, MessageError
 
@@ -85,20 +85,28 @@ def one_file(path: bytes) -> Iterator[None]:
         raise disk_error(error, path) from error
 
 
-class MessageReader(io.FileIO):
-    """A message file open for reading, whose errors are those of `one_file`."""
+class MessageReader(io.RawIOBase):
+    """A message file open for reading, whose errors are those of `one_file`. It owns the descriptor."""
 
     def __init__(self, fd: int, path: bytes) -> None:
-        super().__init__(fd, "rb")
+        super().__init__()
+        self._fd = fd
         self._path = path
 
-    def readinto(self, buffer: WriteableBuffer, /) -> Any:
-        with one_file(self._path):
-            return super().readinto(buffer)
+    def readable(self) -> bool:
+        return True
 
-    def readall(self) -> Any:
+    def fileno(self) -> int:
+        return self._fd
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
         with one_file(self._path):
-            return super().readall()
+            return os.readv(self._fd, [buffer])
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._fd)
+        super().close()
 
 
 def rename_noreplace(source: bytes, target: bytes, *, source_fd: int, target_fd: int) -> None:

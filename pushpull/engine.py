@@ -110,7 +110,7 @@ class Cycle:
         boot = "" if self._settings.dry_run else self._settings.boot
         observer = LocalObserver(self._local, self._store, self._pair.id, boot=boot, report=self._report)
         look = observer.look()
-        if self.trust is Trust.UNMARKED and look.absent:
+        if self.trust is Trust.UNMARKED:
             self._unmarked(len(look.absent))
         tally.renamed += observer.take_in(look.absent, believe=self.trust is not Trust.OLDER)
         tally.failed += observer.unreadable
@@ -120,7 +120,11 @@ class Cycle:
 
     def _unmarked(self, missing: int) -> None:
         allowed = self._settings.policy.allowed
-        if allowed is not None and missing <= allowed:
+        if missing <= (allowed or 0):
+            self._report.line(
+                logging.WARNING,
+                f"{printable(self._settings.folder)} lacked its .pushpull file; it is written anew",
+            )
             return
         raise Refused(
             f"{printable(self._settings.folder)} is not the folder it was: it lacks its .pushpull file, and {missing}"

@@ -13,6 +13,7 @@
     │ └ CertificateRefused         69   stop
     ├ Temporary                    75   retry
     │ ├ ConnectionLost                  reconnect: end of file, timeout, BYE, a protocol error
+    │ │ └ DeltaLost                     the next observation compares everything
     │ ├ ServerBusy(code)                [UNAVAILABLE], [INUSE], [LIMIT], [THROTTLED] ...
     │ ├ CommandFailed                   a password, token or hook command
     │ ├ PairingLocked(pid)              another process works on this pairing
@@ -124,6 +125,10 @@ class Temporary(PushpullError):
 
 class ConnectionLost(Temporary):
     """The link to the server is unusable: end of file, timeout, BYE, or an answer out of protocol."""
+
+
+class DeltaLost(ConnectionLost):
+    """The link was lost over the delta: some servers choke on one MODSEQ, each time. Next time compare everything."""
 
 
 class ServerBusy(Temporary):

@@ -7,11 +7,12 @@ that they would honour, so each rule here answers a race.
 **A scan may miss a file that is there.** While names change, readdir() may skip an entry or show it twice; beside a
 busy reader nine scans in ten of a large folder missed something, two in a row never missed the same file. A file also
 moves from new/ to cur/ (read), back (some readers), or between buckets. So new/ is read before cur/: a file that is
-read meanwhile is seen twice, not never. And inode and ctime of every directory are taken before the first is read and after
-the last was: when one differs, `Scan.moved` says that an absence proves nothing. (Around each directory alone would not
-do: what moves from an unread directory to one already read changes neither while it is looked at.) Kernels before 6.13
-stamp times in ticks of up to 10 ms, so a change just before the first look can hide one just after: a scan waits until
-the newest stamp is older than that. Even so the engine believes an absence only after a second scan.
+read meanwhile is seen twice, not never. And inode and ctime of every directory are taken before the first is read and
+after the last was: when one differs, `Scan.moved` says that an absence proves nothing. (Around each directory alone
+would not do: what moves from an unread directory to one already read changes neither while it is looked at.) Kernels
+before 6.13 stamp times in ticks of up to 10 ms, so a change just before the first look can hide one just after: a scan
+waits for the newest stamp to grow older than that, and where none does, it has moved. Clocks of network servers may
+hide more, and so the engine believes an absence only after a second scan, even where nothing moved.
 
 **A directory that was not read to its end gives no absences**: a link, a permission, an I/O error raise LocalDiskError,
 whatever was read before. new/ and cur/ always exist in a Maildir; where one is missing, something else is there instead
@@ -56,6 +57,15 @@ class _Seen:
         first = self.files.setdefault(file.uniquename, file)
         if first is not file:
             self.doubles.setdefault(file.uniquename, [first]).append(file)
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """The directories before they were read. Not `settled`: so busy that their stamps tell nothing."""
+
+    directories: list[str]
+    stamps: dict[str, Stamp | None]
+    settled: bool
 
 
 class Folder:
@@ -129,15 +139,29 @@ class Folder:
 
     def scan(self) -> Scan:
         """Every message file; the head of this module says what an absence is worth."""
-        before = self._settled_stamps([""])
-        directories = self._directories()
-        before |= self._settled_stamps(directories)
+        before = self._before()
         seen = _Seen()
-        for directory in directories:
+        for directory in before.directories:
             self._read(directory, seen)
         self._settle_doubles(seen)
-        moved = self._stamps(["", *directories]) != before
-        return Scan(files=seen.files, moved=moved, strangers=tuple(seen.strangers))
+        return Scan(files=seen.files, moved=self._moved(before), strangers=tuple(seen.strangers))
+
+    def _before(self) -> _Before:
+        """The directories and their stamps, taken when the newest is older than a tick of the kernel's clock."""
+        for attempt in (1, 2):
+            stamps = self._stamps([""])
+            directories = self._directories()
+            stamps |= self._stamps(directories)
+            newest = max((stamp[2] for stamp in stamps.values() if stamp), default=0)
+            age = time.time_ns() - newest
+            if not 0 <= age < _TICK_NS:  # a stamp of the future is a network server's: nothing to wait for
+                return _Before(directories, stamps, settled=True)
+            if attempt == 1:
+                time.sleep((_TICK_NS - age) / 1e9)
+        return _Before(directories, stamps, settled=False)
+
+    def _moved(self, before: _Before) -> bool:
+        return not before.settled or self._stamps(["", *before.directories]) != before.stamps
 
     def _directories(self) -> list[str]:
         """new/ before cur/, then the buckets likewise."""
@@ -162,17 +186,6 @@ class Folder:
                 raise disk_error(error, path) from error
             else:
                 stamps[directory] = (status.st_dev, status.st_ino, status.st_ctime_ns)
-        return stamps
-
-    def _settled_stamps(self, directories: Iterable[str]) -> dict[str, Stamp | None]:
-        """The same, taken when the newest is older than a tick of the kernel's clock."""
-        directories = list(directories)
-        stamps = self._stamps(directories)
-        newest = max((stamp[2] for stamp in stamps.values() if stamp), default=0)
-        age = time.time_ns() - newest
-        if 0 <= age < _TICK_NS:
-            time.sleep((_TICK_NS - age) / 1e9)
-            return self._stamps(directories)
         return stamps
 
     def _read(self, directory: str, seen: _Seen) -> None:
@@ -228,14 +241,13 @@ class Folder:
     def find(self, uniquename: Uniquename) -> LocalFile | None:
         """Where the file is now. None when it was not seen although no directory changed during the look, or in five
         looks: more than a rename explains."""
-        for _ in range(FIND_ATTEMPTS):
-            before = self._stamps([""])
-            directories = self._directories()
-            before |= self._settled_stamps(directories)
+        for attempt in range(FIND_ATTEMPTS):
+            before = self._before() if attempt else None  # which may wait, so look first: mostly it is there
+            directories = before.directories if before else self._directories()
             seen = [file for directory in directories for file in self._look(directory, uniquename)]
             if seen:
                 return min(reversed(seen), key=_in_new)
-            if self._stamps(["", *directories]) == before:
+            if before and not self._moved(before):
                 return None
         return None
 

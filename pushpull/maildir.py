@@ -24,7 +24,6 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import BinaryIO, TypeVar, cast
 
 from pushpull.durable import (
@@ -37,7 +36,6 @@ from pushpull.durable import (
     one_file,
     rename_noreplace,
     shown,
-    write_all,
 )
 from pushpull.errors import LocalDiskError, MessageError
 from pushpull.filenames import bucket, flags_of, make, with_flags
@@ -47,35 +45,16 @@ from pushpull.marker import MAX_SIZE, NAME, format_marker, parse_marker
 from pushpull.message import Fingerprinter, to_lf
 from pushpull.model import FileStamp, Fingerprint, LocalFile, Marker, Scan, Uniquename
 from pushpull.ports import Delivery
+from pushpull.staging import NEW_NAMES, Staged, Staging
 
 T = TypeVar("T")
 
-_STAGED = b"pushpull-"  # our files in tmp/ begin so
-_STALE_SECONDS = 36 * 3600  # what Maildir gives a delivery
 _CHUNK = 1 << 18
 _CHASES = 5
-_NEW_NAMES = 100
 # EACCES and EIO of a rename come from the directory, not from the file.
 _ONE_RENAME = frozenset({errno.EPERM, errno.ENAMETOOLONG})
 _NO_SUCH_TIME = frozenset({errno.EINVAL, errno.EOVERFLOW, errno.ERANGE, errno.EPERM, errno.ENOSYS})
 _NO_COLON = frozenset({errno.EINVAL, errno.ENOENT, errno.EACCES, errno.EPROTO, errno.EOPNOTSUPP})
-
-
-class Staged:
-    """A message in tmp/ (`ports.StagedFile`)."""
-
-    __slots__ = ("_unlink", "delivered", "fingerprint", "name")
-
-    def __init__(self, name: bytes, fingerprint: Fingerprint, unlink: Callable[[bytes], None]) -> None:
-        self.name = name
-        self.fingerprint = fingerprint
-        self.delivered = False
-        self._unlink = unlink
-
-    def discard(self) -> None:
-        """Remove it from tmp/ unless it was delivered; never raises."""
-        if not self.delivered:
-            self._unlink(self.name)
 
 
 class Maildir:
@@ -103,6 +82,7 @@ class Maildir:
         self._pid = pid
         self._counter = itertools.count(1)
         self._renamed_in: set[str] = set()
+        self._staging = Staging(self._folder, self._new_uniquename, fsync=fsync)
 
     # --- the folder ------------------------------------------------------------------------------------------
 
@@ -126,7 +106,7 @@ class Maildir:
         """LocalDiskError when file names may not hold ':'. SMB and exFAT refuse it, to NTFS it means something else."""
         name = self._new_uniquename() + b":2,T"
         path = self._folder.absolute("tmp", name)
-        with self._tmp() as tmp:
+        with self._staging.opened() as tmp:
             try:
                 os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=tmp))
             except OSError as error:
@@ -147,20 +127,7 @@ class Maildir:
 
     def clean_tmp(self) -> int:
         """Remove what a crash of ours left in tmp/ more than 36 hours ago, nobody else's; how many files."""
-        removed = 0
-        path = self._folder.absolute("tmp")
-        try:
-            with self._folder.opened("tmp") as tmp, disk(path), os.scandir(tmp) as entries:
-                for entry in entries:
-                    if not os.fsencode(entry.name).startswith(_STAGED) or not entry.is_file(follow_symlinks=False):
-                        continue
-                    # ctime: a delivery sets mtime to the message's date before it renames
-                    if self._clock() - entry.stat(follow_symlinks=False).st_ctime > _STALE_SECONDS:
-                        os.unlink(entry.name, dir_fd=tmp)
-                        removed += 1
-        except FileNotFoundError:
-            return removed  # no tmp/
-        return removed
+        return self._staging.clean(self._clock())
 
     # --- the marker ------------------------------------------------------------------------------------------
 
@@ -184,8 +151,8 @@ class Maildir:
     def write_marker(self, marker: Marker) -> None:
         """By a rename; durably with fsync = yes."""
         data = format_marker(marker)
-        with self._tmp() as tmp, self._folder.opened("") as root:
-            name = self._write_tmp(tmp, [data])
+        with self._staging.opened() as tmp, self._folder.opened("") as root:
+            name = self._staging.write([data])
             try:
                 with disk(self._folder.absolute("", NAME)):
                     if self._fsync:
@@ -194,7 +161,7 @@ class Maildir:
                     if self._fsync:
                         flush_directory(root)
             except BaseException:
-                self._unlink_tmp(name)
+                self._staging.unlink(name)
                 raise
 
     # --- reading ---------------------------------------------------------------------------------------------
@@ -269,9 +236,12 @@ class Maildir:
                 fingerprinter.feed(chunk)
                 yield chunk
 
-        with self._tmp() as tmp:
-            name = self._write_tmp(tmp, to_lf(fed()))
-        return Staged(name, fingerprinter.finish(), self._unlink_tmp)
+        name = self._staging.write(to_lf(fed()))
+        return Staged(name, fingerprinter.finish(), self._staging)
+
+    def retire(self, file: LocalFile) -> None:
+        """Move a damaged file of our own delivery to tmp/ (`fsync = no`, after a crash)."""
+        self._staging.retire(file)
 
     def deliver(self, deliveries: Sequence[Delivery]) -> list[LocalFile]:
         """Make the staged files durable, rename them into place, make the directories durable; in order.
@@ -281,7 +251,7 @@ class Maildir:
         mine = [_own(delivery) for delivery in deliveries]
         placed: list[LocalFile] = []
         try:
-            with self._tmp() as tmp:
+            with self._staging.opened() as tmp:
                 with disk(self._folder.absolute("tmp")):
                     for staged, delivery in zip(mine, deliveries, strict=True):
                         _set_mtime(staged.name, delivery.mtime, tmp)
@@ -303,8 +273,8 @@ class Maildir:
         if self._buckets:
             directory = f"{bucket(staged.fingerprint.message_id)}/{directory}"
             self._make_bucket(directory)
-        uniquename = Uniquename(staged.name.removeprefix(_STAGED))
-        for _ in range(_NEW_NAMES):
+        uniquename = staged.uniquename
+        for _ in range(NEW_NAMES):
             file = LocalFile(uniquename, directory, info, flags_of(info))
             with disk(self._folder.absolute("", file.path)), self._folder.opened(directory) as target:
                 try:
@@ -365,50 +335,7 @@ class Maildir:
         self._renamed_in |= {file.directory, cur}
         return renamed
 
-    # --- tmp/ and names --------------------------------------------------------------------------------------
-
-    @contextmanager
-    def _tmp(self) -> Iterator[int]:
-        """A descriptor of tmp/, made when it is missing: nobody misses an empty directory that a backup left out."""
-        if not self._folder.has("tmp"):
-            self._folder.make("tmp", durable=self._fsync)
-        with self._folder.opened("tmp") as tmp:
-            yield tmp
-
-    def _write_tmp(self, tmp: int, pieces: Iterable[bytes]) -> bytes:
-        """A new file in tmp/ of these bytes, under a name of ours; no file when anything fails."""
-        path = self._folder.absolute("tmp")
-        name, fd = self._create_tmp(tmp, path)
-        try:
-            try:
-                for piece in pieces:
-                    with disk(path):
-                        write_all(fd, piece)
-            finally:
-                with disk(path):
-                    os.close(fd)
-        except BaseException:
-            self._unlink_tmp(name)
-            raise
-        return name
-
-    def _create_tmp(self, tmp: int, path: bytes) -> tuple[bytes, int]:
-        for _ in range(_NEW_NAMES):
-            name = _STAGED + self._new_uniquename()
-            try:
-                return name, os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=tmp)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise disk_error(error, path) from error
-        raise LocalDiskError(f"{shown(path)}: every new name is taken")
-
-    def _unlink_tmp(self, name: bytes) -> None:
-        try:
-            with self._folder.opened("tmp") as tmp:
-                os.unlink(name, dir_fd=tmp)
-        except (OSError, LocalDiskError):
-            return  # `clean_tmp` takes it in a later run
+    # --- names and flushes -----------------------------------------------------------------------------------
 
     def _new_uniquename(self) -> Uniquename:
         now = self._clock()

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pushpull.errors import LocalDiskError
+from pushpull.errors import MessageError
 from pushpull.model import FileStamp, Fingerprint, LocalFile, Scan
 from pushpull.observed import Absent, LocalRows
 from pushpull.ports import Local, Report
@@ -119,7 +119,7 @@ class LocalObserver:
     def _read(self, file: LocalFile) -> tuple[Fingerprint, FileStamp] | None:
         try:
             return self._local.fingerprint(file)
-        except LocalDiskError as error:
+        except MessageError as error:  # this file's own fault
             self.unreadable += 1
             self._report.line(logging.WARNING, f"left alone for now: {error}")
             return None
@@ -128,8 +128,7 @@ class LocalObserver:
         """Drafts edited in place: the same name holds another message now."""
         edited = {}
         for row_id, file, known, digest in self._rows.drafts():
-            stamp = self._local.stamp(file)
-            if stamp is None or stamp == known:
+            if self._local.stamp(file) in (known, None):
                 continue
             read = self._read(file)
             if read is None:

@@ -27,7 +27,7 @@ from itertools import islice
 from typing import TypeVar
 
 from pushpull.dates import to_epoch
-from pushpull.errors import ConnectionLost, ResyncNeeded, Temporary
+from pushpull.errors import DeltaLost, ResyncNeeded, Temporary
 from pushpull.model import NEVER, Identity, MailboxState, ModSeq, Pair, RemoteView, Uid, UidSet
 from pushpull.observed import RemoteRows, subtract
 from pushpull.ports import Arrival, Opening, Remote, Report, Since, Vanished
@@ -88,7 +88,13 @@ class RemoteObserver:
     # --- one look ------------------------------------------------------------------------------------------------
 
     def _look(self) -> RemoteSight:
-        opening = self._open()
+        try:
+            return self._take_in(self._open())
+        except DeltaLost:
+            self._store.update_pair(self._pair, modseq=NEVER)
+            raise
+
+    def _take_in(self, opening: Opening) -> RemoteSight:
         seen_at = self._clock()
         state = opening.state
         reason = self._other_messages(opening)
@@ -184,15 +190,16 @@ class RemoteObserver:
         except ResyncNeeded as error:
             self._report.line(logging.INFO, f"the server gives no changes ({error}); comparing everything")
             return None
-        except ConnectionLost:
-            # Some servers drop the link for one MODSEQ, for ever: the next connection compares everything.
-            self._store.update_pair(self._pair, modseq=NEVER)
-            raise
         return UidSet(vanished)
 
     def _delta_serves(self, state: MailboxState) -> bool:
         pair = self._pair
-        if pair.modseq == NEVER or state.highestmodseq is None or state.highestmodseq < pair.modseq:
+        if (
+            pair.uidnext == 1
+            or pair.modseq == NEVER
+            or state.highestmodseq is None
+            or state.highestmodseq < pair.modseq
+        ):
             return False
         return 0 <= self._clock() - pair.compared_at < COMPARE_SECONDS
 

@@ -242,7 +242,7 @@ class _LogFile:
                 self._file.flush()
             except (OSError, ValueError) as error:
                 told, self._broken = self._broken, True
-                return "" if told else str(error)
+                return "" if told else getattr(error, "strerror", None) or str(error)
             self._broken = False
             return ""
 

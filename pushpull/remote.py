@@ -113,7 +113,7 @@ class Session:
         for response in self.client.responses(select):
             if response.kind == "EXISTS":
                 seen.exists = response.number
-            elif response.kind == "OK":
+            elif response.kind in ("OK", "NO"):  # [UIDNOTSTICKY] comes with NO
                 code, arguments, _ = wire.code(response.rest)
                 seen = _Selection() if code == "CLOSED" else seen  # what came before was of the mailbox left
                 _note_code(seen, code, arguments)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import IO
 
 from pushpull import refusal, wire
-from pushpull.errors import ConnectionLost, LocalDiskError, ResyncNeeded
+from pushpull.errors import ConnectionLost, DeltaLost, LocalDiskError, ResyncNeeded
 from pushpull.framing import Command, Response
 from pushpull.message import message_id
 from pushpull.model import Identity, MailboxState, RemoteView, Uid, UidSet
@@ -21,12 +21,6 @@ from pushpull.transport import CHUNK, Client
 HELD = 50_000
 """Changes that are held in memory at most, about 8 MB."""
 IDENTITY_ITEMS = b"INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)]"
-
-
-class DeltaLost(ConnectionLost):
-    """The link was lost over the delta: some servers choke on one MODSEQ, each time."""
-
-    during_delta = True
 
 
 def fetched(client: Client, response: Response) -> wire.Fetch:

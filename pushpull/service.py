@@ -213,6 +213,8 @@ class _Run:
             trust = Trust.FIRST
         if not self._options.dry_run:
             local.create()
+            local.probe()
+            local.clean_tmp()
         return _Prepared(pairing, pair, local, trust)
 
     def _judge(self, trust: Trust, pairing: PairingConfig, local: Maildir, *, exists: bool) -> bool:

@@ -49,6 +49,7 @@ def context(ca_file: str | None, *, pinned: bool = False) -> ssl.SSLContext:
 def wrap(sock: socket.socket, host: str, peer: str, with_context: ssl.SSLContext) -> ssl.SSLSocket:
     """The handshake, naming `host` (SNI). CertificateRefused says why; ServerUnsupported when the server knows no
     TLS from this century's second decade on. The socket is closed when it fails."""
+    seconds = sock.gettimeout()
     try:
         return with_context.wrap_socket(sock, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
@@ -56,19 +57,18 @@ def wrap(sock: socket.socket, host: str, peer: str, with_context: ssl.SSLContext
         raise CertificateRefused(f"{peer}: certificate refused: {error.verify_message}") from error
     except (OSError, ValueError) as error:
         sock.close()
-        raise _not_secured(peer, error) from error
+        raise _not_secured(peer, error, seconds) from error
 
 
-def _not_secured(peer: str, error: Exception) -> ConnectionLost | ServerUnsupported:
+def _not_secured(peer: str, error: Exception, seconds: float | None) -> ConnectionLost | ServerUnsupported:
     reason = getattr(error, "reason", None)
     if reason in _TOO_OLD:
         return ServerUnsupported(f"{peer}: the server has no TLS 1.2 or newer")
-    failure = lost(peer, error)
     if reason in _NOT_TLS:
         return ConnectionLost(
             f"{peer}: the server does not speak TLS here", remedy="check imap.port and imap.tls (implicit or starttls)"
         )
-    return failure
+    return lost(peer, error, seconds)
 
 
 def fingerprint(sock: socket.socket) -> str:

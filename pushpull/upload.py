@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from pushpull.dates import from_epoch
 from pushpull.download import local_file, tell_failure
-from pushpull.errors import LocalDiskError, MessageError, ServerBusy
+from pushpull.errors import MessageError, ServerBusy
 from pushpull.message import to_crlf
 from pushpull.model import FileStamp, MailboxState, Pair, Pairing, Tally, Uid
 from pushpull.observed import LocalRows
@@ -73,7 +73,7 @@ class Uploader:
         """Give files that were just written a second, once for all of them."""
         now = self._clock()
         for action in actions:
-            stamp = self._local.stamp(local_file(action.row))
+            stamp = self._stamp(action.row)
             if stamp is not None and abs(now - stamp.mtime_ns / 1e9) < YOUNG_SECONDS:
                 self._pause(1.0)
                 return
@@ -107,16 +107,26 @@ class Uploader:
         self._accepted(row, uid, stamp)
         return True
 
+    def _stamp(self, row: Pairing) -> FileStamp | None:
+        try:
+            return self._local.stamp(local_file(row))
+        except MessageError:
+            return None
+
     def _open(self, row: Pairing) -> tuple[BinaryIO, FileStamp] | None:
         try:
             return self._local.open_message(local_file(row))
-        except LocalDiskError as error:
+        except MessageError as error:  # this file's own fault
             self._fail(row, str(error))
             return None
 
     def _read_again(self, row: Pairing) -> bool:
         """The file was written to since it was read: take in what it is now; a fresh plan decides."""
-        read = self._local.fingerprint(local_file(row))
+        try:
+            read = self._local.fingerprint(local_file(row))
+        except MessageError as error:
+            self._fail(row, str(error))
+            return True
         if read is None:
             return False
         self._outcomes.content_changed(row, *read)
@@ -135,7 +145,7 @@ class Uploader:
         else:
             self.uploaded.append(uid)
             self._report.line(NOTICE, f"uploaded {name} as uid {uid}")
-        if self._local.stamp(local_file(row)) not in (stamp, None):
+        if self._stamp(row) not in (stamp, None):
             self._report.line(logging.WARNING, f"{name} was written to while it was uploaded; its new content follows")
             self._rows.note_changed_content(row.id)
 

@@ -49,6 +49,8 @@ def malformed(what: str, data: bytes = b"") -> ConnectionLost:
 def printable(data: bytes) -> str:
     """Server text for people: UTF-8 where it is that, everything unprintable as an escape."""
     text = data.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -232,14 +234,14 @@ def fetch(parts: Sequence[bytes], rest: bytes, *, pending: bool = False) -> Fetc
         return Fetch(uid=uid_of(fast[1]), flags=_flags(fast[2]), modseq=modseq)
     values = _values([rest, *parts[1:]], cut=pending)
     attributes = values[0] if len(values) == 1 else None
-    if not isinstance(attributes, list) or len(attributes) % 2 != pending:
+    if not isinstance(attributes, list) or (len(attributes) % 2 and not pending):
         raise malformed("FETCH", rest)
     found = Fetch()
     for name, value in zip(attributes[::2], attributes[1::2], strict=False):
         if not isinstance(name, bytes):
             raise malformed("FETCH", rest)
         _attribute(found, name.upper(), value)
-    if pending:
+    if len(attributes) % 2:
         last = attributes[-1]
         found.awaits = _section(last.upper()) if isinstance(last, bytes) else ""
     return found

@@ -69,6 +69,7 @@ class Setup:
     settings: dict[str, dict[str, str]] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
     port: int = 0  # of a proxy; 0: the server's
+    program: tuple[str, ...] = ("-m", "pushpull")
     known: dict[bytes, str] = field(default_factory=dict)
     _serial: int = 0
 
@@ -123,7 +124,7 @@ class Setup:
         """The command line; without a pairing among `args` it names the first one."""
         names = [arg for arg in args if arg in self.pairings] or [next(iter(self.pairings))]
         options = [arg for arg in args if arg not in self.pairings]
-        return [sys.executable, "-m", "pushpull", *options, str(self.config), *names]
+        return [sys.executable, *self.program, *options, str(self.config), *names]
 
     def environment(self) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if key not in ("DEBUG_IMAP", "NO_COLOR")}

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "pushpull"
 LEVELS = (
     "errors model flags",
     "ports filenames message wire wording dates shellwords plan trust config config_keys options",
-    "store schema observed outcomes durable folder maildir marker framing sasl tls refusal transport remote_fetch"
-    " remote connect commands retry locks",
+    "store schema observed outcomes durable folder maildir marker staging framing sasl tls refusal"
+    " transport remote_fetch remote connect commands retry locks",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
     "watch_local watch_remote",
     "service daemonize stopping output progress",
@@ -38,7 +38,8 @@ SIBLINGS = {
     "observed": "store schema",
     "outcomes": "observed store schema",
     "folder": "durable",
-    "maildir": "durable folder marker",
+    "staging": "durable folder",
+    "maildir": "durable folder marker staging",
     "transport": "framing sasl",
     "tls": "framing",
     "refusal": "framing",

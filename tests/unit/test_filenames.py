@@ -13,7 +13,9 @@ from pushpull.flags import ALL, ANSWERED, DELETED, DRAFT, FLAGGED, FORWARDED, NO
 flag_sets = st.integers(NONE, ALL)
 infos = st.one_of(
     st.binary(max_size=12).map(lambda tail: b":" + tail),
-    st.builds(lambda letters, rest: b":2," + letters + rest, st.binary(max_size=6), st.sampled_from([b"", b",x", b","])),
+    st.builds(
+        lambda letters, rest: b":2," + letters + rest, st.binary(max_size=6), st.sampled_from([b"", b",x", b","])
+    ),
     st.text("DFPRSTabz", max_size=8).map(lambda letters: b":2," + letters.encode()),
     st.just(b""),
 )

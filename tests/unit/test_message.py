@@ -264,7 +264,7 @@ def test_a_changed_digit_is_another_message(data, draw):
 
 
 def test_a_difference_far_from_the_header_is_found():
-    lines = [b"Subject: x\n\n", *(b"line %d of a long body\n" % number for number in range(100_000))]
+    lines = [b"Subject: x\n\n", *(b"line %d of a long body\n" % number for number in range(60_000))]
     other = [*lines[:-1], lines[-1].replace(b"9", b"8", 1)]
     assert same_message(lines, [b"".join(lines)]) is Likeness.EXACT
     assert same_message(lines, [*lines[:-1], lines[-1].replace(b"\n", b"")]) is Likeness.TOLERANT

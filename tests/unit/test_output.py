@@ -165,7 +165,7 @@ def test_a_bar_with_rate_and_time_left(terminal: Terminal) -> None:
     assert terminal.shown() == "", "not redrawn at once"
     output.line(SUMMARY, "hello")
     assert terminal.shown() == WIPE + "hello\n", "the bar is wiped before a line"
-    clock.now += 0.05
+    clock.now += 0.1
     output.progress("downloading", 2_100, 10_000, 7_000_000)
     assert terminal.shown().startswith(WIPE + "downloading  [####")
     output.progress("downloading", 10_000, 10_000, 34_000_000)
@@ -221,7 +221,6 @@ def test_no_bar(terminal: Terminal, verbosity: int, environ: dict[str, str]) -> 
 def test_no_bar_without_a_terminal() -> None:
     output, stream = quiet(2)
     output.progress("downloading", 0, 5)
-    output._progress = output._progress or None
     output.progress("downloading", 5, 5)
     assert stream.getvalue() == ""
     assert not output.on_terminal
@@ -434,6 +433,4 @@ def test_a_full_disk_under_the_log_is_told_once() -> None:
     for _ in range(3):
         output.line(logging.INFO, "lost")
     output.close()
-    assert stream.getvalue() == (
-        "pushpull: warning: the log file cannot be written: [Errno 28] No space left on device\n"
-    )
+    assert stream.getvalue() == ("pushpull: warning: the log file cannot be written: No space left on device\n")

@@ -94,6 +94,11 @@ def test_tests_wait_for_conditions_and_are_never_skipped(name: str) -> None:
     assert {call for call in calls(TESTS[name]) if FORBIDDEN.fullmatch(call)} <= allowed
 
 
+def test_a_system_test_runs_on_every_python() -> None:
+    marked = [name for name in TESTS if "@pytest.mark.every_python" in TESTS[name] and name.startswith("tests/system/")]
+    assert marked
+
+
 def test_forbidden_calls_are_caught() -> None:
     code = "import time\n@pytest.mark.skip\ndef f(): time.sleep(1)\n@pytest.mark.skipif(True)\ndef g(): pytest.skip()"
     caught = {call for call in calls(code) if FORBIDDEN.fullmatch(call)}
