@@ -62,7 +62,8 @@ class Applier:
             return 1
         if row.uid is None:
             return 0
-        self._outcomes.adopt(row, partner, RemoteView(row.uid, row.remote_flags, row.keywords))
+        view = RemoteView(row.uid, row.remote_flags, row.keywords)
+        self._tally.unmarked += self._outcomes.adopt(row, partner, view)
         self._tally.adopted += 1
         return 1
 

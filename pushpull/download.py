@@ -127,7 +127,7 @@ class Downloader:
                 fresh.append(each)
             else:
                 each.staged.discard()
-                self._outcomes.adopt(each.action.row, partner, each.message.view)
+                self._tally.unmarked += self._outcomes.adopt(each.action.row, partner, each.message.view)
                 self._tally.adopted += 1
                 self._report.line(NOTICE, f"uid {each.message.view.uid} is here already: {_name(partner)}")
         if fresh:

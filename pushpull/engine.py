@@ -143,7 +143,7 @@ class Cycle:
             policy = replace(policy, mask=sight.state.mask, read_only=sight.state.read_only)
         now = self._tools.clock()
         made = plan(
-            self._outcomes.candidates(policy.mask, now, whole=self._settings.dry_run),
+            self._outcomes.candidates(policy.sendable, now, whole=self._settings.dry_run),
             self._outcomes.counts(now - self._settings.window_seconds),
             policy,
             complete=sight.complete,
@@ -277,6 +277,11 @@ class Cycle:
         self._tools.pause(min(max(wait, 0.0), ANSWER_SECONDS) + 0.1)
 
     def _tell_held(self, made: Plan, tally: Tally) -> None:
+        if tally.unmarked:
+            tally.notes.append(
+                f"{tally.unmarked} messages were marked deleted on one side only when they first met; the mark was"
+                " taken off"
+            )
         if made.unmatched:
             tally.held += made.unmatched
             self._report.line(

@@ -255,6 +255,11 @@ class Policy:
     mask: Flags = ALL  # flags that the server stores
     read_only: bool = False
 
+    @property
+    def sendable(self) -> Flags:
+        """Flags that may be sent: a read-only mailbox may well announce no PERMANENTFLAGS at all."""
+        return NONE if self.read_only else self.mask
+
 
 @dataclass(frozen=True, slots=True)
 class Counts:
@@ -277,6 +282,7 @@ class Tally:
     local_marked: int = 0
     remote_marked: int = 0
     renamed: int = 0
+    unmarked: int = 0  # first meetings with a deletion mark on one side only
     failed: int = 0
     set_aside: int = 0
     held: int = 0

@@ -171,8 +171,11 @@ class Outcomes:
                 ),
             )
 
-    def adopt(self, row: Pairing, partner: Pairing, view: RemoteView) -> None:
-        """The UID of `row` and the file (or the memory of one) of `partner` are one message."""
+    def adopt(self, row: Pairing, partner: Pairing, view: RemoteView) -> bool:
+        """The UID of `row` and the file (or the memory of one) of `partner` are one message. Returns whether it is a
+        first meeting with a deletion mark on one side only, which will be taken off.
+        """
+        first = not (partner.old_uidvalidity or partner.append_outcome or partner.expunged)
         if partner.old_uidvalidity:
             base = migrated_base(partner.base_flags, partner.local_flags, gone=partner.gone)
         elif partner.append_outcome:
@@ -189,6 +192,7 @@ class Outcomes:
                 " append_outcome = '', problem = '', problem_count = 0, next_try = 0 WHERE id = ?",
                 (row.uid, view.flags, " ".join(view.keywords), base, partner.id),
             )
+        return first and bool(base & DELETED)
 
     def seekers_like(self, digest: bytes) -> list[Pairing]:
         """Rows without a live UID that hold exactly this content (`plan.seeks_uid`)."""

@@ -221,7 +221,7 @@ def _plan_flags(row: Pairing, made: Plan, policy: Policy) -> None:
     merged = merge(row.base_flags, row.local_flags, row.remote_flags)
     if merged != row.local_flags:
         made.local_flags.append(SetLocal(row, merged & ~row.local_flags, row.local_flags & ~merged))
-    sendable = policy.mask & ~row.refused_flags
+    sendable = policy.sendable & ~row.refused_flags
     add, remove = merged & ~row.remote_flags & sendable, row.remote_flags & ~merged & sendable
     if add or remove:
         made.remote_flags.append(SetRemote(row, add, remove))
@@ -232,7 +232,7 @@ def _plan_gone(row: Pairing, made: Plan, policy: Policy, *, complete: bool) -> N
         return
     if row.base_flags & DELETED:  # the mark was taken off on the server: undeleted
         made.downloads.append(Download(row))
-    elif complete and not policy.readopt and DELETED & policy.mask & ~row.refused_flags:
+    elif complete and not policy.readopt and DELETED & policy.sendable & ~row.refused_flags:
         changed = bool((row.remote_flags ^ row.base_flags) & ~DELETED)
         made.remote_marks.append(SetRemote(row, DELETED, 0, mark=True, conflict=changed))
 
@@ -353,14 +353,15 @@ def _guard(made: Plan, counts: Counts, policy: Policy) -> None:
         if gone > policy.allowed:
             refusals.append(TooManyGone(gone, policy.allowed))
         if expunged > policy.allowed:
-            refusals.append(TooManyExpunged(expunged, policy.allowed, counts.paired))
+            refusals.append(TooManyExpunged(expunged, policy.allowed, counts.paired + expunged))
     else:
         gone_lately, expunged_lately = gone + counts.recent_local, expunged + counts.recent_remote
         if gone and gone_lately > policy.local_delete_limit:
             refusals.append(TooManyGone(gone_lately, policy.local_delete_limit))
-        share = policy.remote_delete_percent * (counts.paired + expunged_lately) / 100
+        total = counts.paired + expunged_lately
+        share = policy.remote_delete_percent * total / 100
         if expunged and expunged_lately > policy.remote_delete_limit and expunged_lately > min(share, LARGE_EXPUNGE):
-            refusals.append(TooManyExpunged(expunged_lately, policy.remote_delete_limit, counts.paired + expunged))
+            refusals.append(TooManyExpunged(expunged_lately, policy.remote_delete_limit, total))
     if refusals:
         for name in Plan.__dataclass_fields__:
             value = getattr(made, name)

@@ -38,6 +38,7 @@ class Patience:
         self,
         progress: Callable[[], object],
         *,
+        attempts: int = ATTEMPTS,
         clock: Callable[[], float],
         pause: Callable[[float], None],
         tell: Callable[[BaseException, float], None],
@@ -46,6 +47,7 @@ class Patience:
         self._seen = progress()
         self._since = clock()
         self._attempts = 0
+        self._allowed = attempts
         self._retrying = Retrying(
             retry=retry_if_exception(passes_by_itself),
             stop=self._exhausted,
@@ -65,7 +67,7 @@ class Patience:
             self._seen, self._since, self._attempts = seen, self._clock(), 0
             return False
         self._attempts += 1
-        return self._attempts >= ATTEMPTS or self._clock() - self._since >= SECONDS
+        return self._attempts >= self._allowed or self._clock() - self._since >= SECONDS
 
     def _gap(self, _state: RetryCallState) -> float:
         """Jittered exponential: programs that were cut off together do not come back together."""

@@ -19,10 +19,12 @@ from pushpull.download import Pace
 from pushpull.engine import Cycle, Settings, Tools
 from pushpull.errors import (
     EX_TEMPORARY,
+    CommandFailed,
     Interrupted,
     LoginRefused,
     PushpullError,
     Refused,
+    ServerUnsupported,
     StateUnusable,
     Temporary,
     UsageError,
@@ -35,7 +37,7 @@ from pushpull.options import Asker, Options
 from pushpull.outcomes import Outcomes
 from pushpull.output import NOTICE, SUMMARY, Output
 from pushpull.ports import Remote
-from pushpull.retry import Patience
+from pushpull.retry import ATTEMPTS, Patience
 from pushpull.stopping import Stopper
 from pushpull.store import Store, keep_corrupt_aside
 from pushpull.trust import Trust, judge
@@ -79,8 +81,13 @@ class _Run:
             return self._test_login()
         store = self._open_state()
         try:
-            chosen = [pairing for pairing in self._config.pairings if self._is_chosen(pairing)]
-            return worst([self._one(store, pairing) for pairing in chosen])
+            codes = []
+            for pairing in self._config.pairings:
+                if self._is_chosen(pairing):
+                    codes.append(self._one(store, pairing))
+                if self._stopper.stopping:
+                    break
+            return worst(codes)
         finally:
             self._sessions.close()
             store.close()
@@ -125,6 +132,7 @@ class _Run:
         pace = Pace()
         patience = Patience(
             lambda: (_achieved(tally), pace.messages),
+            attempts=1 if self._sessions.unreachable else ATTEMPTS,
             clock=time.monotonic,
             pause=self._stopper.pause,
             tell=self._tell_retry,
@@ -312,11 +320,25 @@ class _Sessions:
         self._trace = output.trace if options.debug_imap else None
         self._session: Remote | None = None
         self._password: str | None = None
+        self._refused: PushpullError | None = None
+        self.unreachable = False
 
     def get(self) -> Remote:
-        """A logged-in session."""
+        """A logged-in session. What another attempt would not mend (a refused login, a certificate, a password
+        command that failed) is not tried again for the next pairing: servers lock accounts for that.
+        """
+        if self._refused is not None:
+            raise self._refused
         if self._session is None:
-            self._session = open_session(self._account())
+            try:
+                self._session = open_session(self._account())
+            except (LoginRefused, ServerUnsupported, CommandFailed) as error:
+                self._refused = error
+                raise
+            except Temporary:
+                self.unreachable = True
+                raise
+            self.unreachable = False
         return self._session
 
     def drop(self) -> None:

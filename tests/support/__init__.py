@@ -4,4 +4,6 @@
 import pytest
 
 # Before the modules are imported: their assertions are to say what they saw.
-pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in ("client", "dovecot", "run", "table", "waiting")))
+pytest.register_assert_rewrite(
+    *(f"{__name__}.{name}" for name in ("client", "dovecot", "run", "table", "waiting", "work"))
+)

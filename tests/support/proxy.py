@@ -172,7 +172,7 @@ class Proxy:
                 self.seen.append(command.strip().decode("utf-8", "backslashreplace"))
                 rule = next((rule for rule in self.commands if rule.takes(command)), None)
             if rule and rule.before:
-                rule.before()
+                await self._loop.run_in_executor(None, rule.before)
             literal = _LITERAL.search(line)
             if rule and rule.cut and rule.literal is None:
                 raise _Cut
@@ -190,7 +190,7 @@ class Proxy:
     async def _down(self, answers: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         while line := await answers.readline():
             literal = _LITERAL.search(line)
-            line, rule = self._judge(line)
+            line, rule = await self._judge(line)
             if rule and rule.cut and rule.literal is None:
                 raise _Cut
             if rule and rule.drop:
@@ -200,12 +200,12 @@ class Proxy:
                 await _copy(answers, client, int(literal[1]), rule.literal if rule and rule.cut else None)
             await client.drain()
 
-    def _judge(self, line: bytes) -> tuple[bytes, Rule | None]:
+    async def _judge(self, line: bytes) -> tuple[bytes, Rule | None]:
         """The line after all replacements, and the first other rule that takes it."""
         for rule in self.answers:
             if rule.takes(line):
                 if rule.before:
-                    rule.before()
+                    await self._loop.run_in_executor(None, rule.before)
                 if rule.replace is None:
                     return line, rule
                 line = rule.pattern.sub(rule.replace, line)

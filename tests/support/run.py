@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,10 +120,11 @@ class Setup:
         self.config.chmod(0o600)
         return self.config
 
-    def command(self, *args: str) -> list[str]:
-        """The command line; without a pairing among `args` it names the first one."""
-        names = [arg for arg in args if arg in self.pairings] or [next(iter(self.pairings))]
+    def command(self, *args: str, names: Sequence[str] | None = None) -> list[str]:
+        """The command line. `names` are those of pairings; None: those among `args`, else the first pairing's."""
         options = [arg for arg in args if arg not in self.pairings]
+        if names is None:
+            names = [arg for arg in args if arg in self.pairings] or [next(iter(self.pairings))]
         return [sys.executable, *self.program, *options, str(self.config), *names]
 
     def environment(self) -> dict[str, str]:
@@ -131,11 +132,11 @@ class Setup:
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         return {**inherited, "PYTHONPATH": paths, "TZ": "UTC", **self.env}
 
-    def start(self, *args: str, prefix: Iterable[str] = ()) -> subprocess.Popen[str]:
+    def start(self, *args: str, names: Sequence[str] | None = None) -> subprocess.Popen[str]:
         """Start the program and return at once."""
         self.write_config()
         return subprocess.Popen(
-            [*prefix, *self.command(*args)],
+            self.command(*args, names=names),
             env=self.environment(),
             cwd=self.base,
             stdin=subprocess.DEVNULL,
@@ -157,23 +158,25 @@ class Setup:
             raise AssertionError(f"no end after {timeout:g} s\n{Run(process.returncode, out, err)}") from None
         return Run(process.returncode, out, err)
 
-    def run(self, *args: str, timeout: float = 90, prefix: Iterable[str] = ()) -> Run:
+    def run(self, *args: str, names: Sequence[str] | None = None) -> Run:
         """One run, whatever its exit code."""
-        return self.finish(self.start(*args, prefix=prefix), timeout=timeout)
+        return self.finish(self.start(*args, names=names))
 
-    def sync(self, *args: str, expect: int = 0) -> Run:
+    def sync(self, *args: str, expect: int = 0, names: Sequence[str] | None = None) -> Run:
         """One run that must end with the exit code `expect`."""
-        run = self.run(*args)
+        run = self.run(*args, names=names)
         assert run.code == expect, f"exit code {run.code} instead of {expect}\n{run}"
         assert "Traceback" not in run.err, run
         return run
 
-    def sync_again_changes_nothing(self, *args: str, expect: int = 0, quiet: bool = True) -> Run:
+    def sync_again_changes_nothing(
+        self, *args: str, expect: int = 0, quiet: bool = True, names: Sequence[str] | None = None
+    ) -> Run:
         """A run now must change neither side, send nothing that could, and download no message. It prints nothing
         either, unless something is set aside or held, which is told each time (`quiet=False`)."""
         before = self.freeze()
         self.forget_sent()
-        run = self.sync(*args, expect=expect)
+        run = self.sync(*args, expect=expect, names=names)
         sent = self.sent()
         changing = [command for command in sent if _CHANGING.match(command) or _DOWNLOADING.match(command)]
         assert not changing, f"sent {changing}\n{run}"

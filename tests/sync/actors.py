@@ -26,8 +26,8 @@ BODIES = (
     *(mail(f"draft{number}", message_id="<shared@example.org>", received=False) for number in range(2)),
     *(mail(f"bare{number}", message_id=None) for number in range(3)),
     mail("bare", message_id=None, received=False),
-    mail("same", body="one"),
-    mail("same", body="two"),
+    mail("same", body="one", received=False),
+    mail("same", body="two", received=False),
     b"",
 )
 FLAGS = (1, 2, 4, 8, 16, DELETED)
@@ -176,10 +176,19 @@ class Story:
 
     def sync(self) -> None:
         """Undisturbed, until nothing is left to do; then everything must be as it ought to."""
+        if self.world.is_a_strangers():
+            self.readopt()
         expected = self.oracle.expect()
         ran = self.world.settle()
         assert ran.changes == []
         self.oracle.verify(expected)
+
+    def readopt(self) -> None:
+        """What the program advises when it refuses a folder; allowed at any time."""
+        self.oracle.noisy = self.oracle.reset = True
+        ran = self.world.run(readopt=True)
+        assert ran.error is None, (ran.error, ran.told)
+        assert not ran.tally.local_marked and not ran.tally.remote_marked
 
     def sync_with(self, events: dict[int, Callable[[str], None]]) -> Ran:
         """One run during which something happens."""

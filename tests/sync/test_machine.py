@@ -106,6 +106,10 @@ class Machine(RuleBasedStateMachine):
         self.story.renumber(lose_flags=lose_flags)
 
     @rule()
+    def readopt(self):
+        self.story.readopt()
+
+    @rule()
     def lose_state(self):
         self.story.lose_state()
 

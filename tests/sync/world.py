@@ -184,6 +184,14 @@ class World:
         self.clock.now = max(self.clock.now, due or 0.0)
         return due is not None
 
+    def is_a_strangers(self) -> bool:
+        """The state knows the pairing, but the folder is marked as another state's: a run refuses it."""
+        if self.folder.marker is None or not self.state.exists():
+            return False
+        with closing(Store.open(str(self.state))) as store:
+            pair = store.find_pair(KEY)
+            return pair is not None and pair.generation > 0 and self.folder.marker.state_id != store.state_id
+
     # --- what the state says -------------------------------------------------------------------------------------
 
     def rows(self) -> list[dict[str, object]]:

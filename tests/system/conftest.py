@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.dovecot import Dovecot
+from tests.support.proxy import Proxy
 from tests.support.run import STRATEGIES, Setup
 
 _NUMBERS = itertools.count(1)
@@ -66,3 +67,22 @@ def setup(make_setup: MakeSetup) -> Setup:
 def each(make_setup: MakeSetup, strategy: str) -> Setup:
     """One account and one Maildir; the test runs with each of the three strategies."""
     return make_setup(strategy=strategy)
+
+
+@pytest.fixture
+def proxy(dovecot: Dovecot) -> Iterator[Proxy]:
+    """A man in the middle, who lets everything pass until told."""
+    with Proxy(dovecot.starttls_port) as middle:
+        yield middle
+
+
+@pytest.fixture
+def behind(make_setup: MakeSetup, proxy: Proxy) -> Setup:
+    """As `setup`; the program talks through the proxy."""
+    return make_setup(port=proxy.port)
+
+
+@pytest.fixture
+def each_behind(make_setup: MakeSetup, proxy: Proxy, strategy: str) -> Setup:
+    """As `each`; the program talks through the proxy."""
+    return make_setup(port=proxy.port, strategy=strategy)

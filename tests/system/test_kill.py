@@ -16,8 +16,8 @@ from tests.support.run import ROOT, Setup
 from tests.system.conftest import MakeSetup
 
 KILLER = str(ROOT / "tests" / "support" / "killer.py")
-EFFECTS = 400  # more than there are; kills beyond the last effect let the run end
-WANTED = os.environ.get("PUSHPULL_KILLS", "18")
+EFFECTS = 200  # more than there are; kills beyond the last effect let the run end
+WANTED = os.environ.get("PUSHPULL_KILLS", "12")
 SAMPLE = range(1, EFFECTS + 1) if WANTED == "all" else random.Random(20261122).sample(range(1, 161), int(WANTED))
 
 
@@ -28,20 +28,16 @@ def with_work(setup: Setup) -> None:
     setup.remove_local("U")
     setup.expunge_remote("V")
     setup.sync()
-    setup.assert_state(remote="A:S B:S C:S D:S E:S F:S U:ST", local="A:S B:S C:S D:S E:S F:S V:ST")
-    for name in ("D", "F"):
-        setup.flag_remote(name, "-S")
-    setup.flag_remote("A", "+F")
-    setup.flag_local("A", "-S")
-    setup.flag_local("B", "+R")
-    setup.flag_remote("E", "-S")
-    setup.sync()
-    # What waits: flags both ways, a removal, an expunge, two undeletions, new messages both ways.
+    # Flags both ways, a removal, an expunge, two undeletions, new messages both ways.
     setup.flag_remote("A", "+R")
     setup.flag_local("A", "+P")
-    setup.flag_remote("B", "-R")
+    setup.flag_remote("B", "-S")
+    setup.flag_local("B", "+R")
     setup.remove_local("C")
+    setup.flag_local("D", "-S")
     setup.expunge_remote("E")
+    for flag in (setup.flag_remote, setup.flag_local):
+        flag("F", "+F")
     setup.flag_remote("U", "-T")
     setup.flag_local("V", "-T")
     for name, letters in (("N1", "S"), ("N2", ""), ("N3", "F")):
@@ -50,8 +46,8 @@ def with_work(setup: Setup) -> None:
         setup.put_local(name, letters)
 
 
-DONE_REMOTE = "A:FPR B:S C:ST D F U:S V:S N1:S N2 N3:F O1:S O2 O3:F"
-DONE_LOCAL = "A:FPR B:S D E:T F U:S V:S N1:S N2 N3:F O1:S O2 O3:F"
+DONE_REMOTE = "A:PRS B:R C:ST D F:FS U:S V:S N1:S N2 N3:F O1:S O2 O3:F"
+DONE_LOCAL = "A:PRS B:R D E:ST F:FS U:S V:S N1:S N2 N3:F O1:S O2 O3:F"
 
 
 def kill_at(setup: Setup, effect: int, *args: str) -> str:
@@ -93,7 +89,7 @@ def test_killed_in_the_midst_of_all_kinds_of_work(make_setup: MakeSetup, effect:
         raise AssertionError(f"killed {where or 'nowhere'}: {error}") from error
 
 
-@pytest.mark.parametrize("effect", random.Random(7).sample(range(1, 80), 6))
+@pytest.mark.parametrize("effect", random.Random(7).sample(range(1, 80), 5))
 def test_killed_in_the_first_run(make_setup: MakeSetup, effect: int) -> None:
     """Also in the midst of making the state file, the folder and the marker."""
     setup = make_setup()
@@ -107,7 +103,7 @@ def test_killed_in_the_first_run(make_setup: MakeSetup, effect: int) -> None:
         raise AssertionError(f"killed {where or 'nowhere'}: {error}") from error
 
 
-@pytest.mark.parametrize("effect", random.Random(8).sample(range(1, 80), 4))
+@pytest.mark.parametrize("effect", random.Random(8).sample(range(1, 60), 3))
 def test_killed_while_matching_again(make_setup: MakeSetup, effect: int) -> None:
     """A UIDVALIDITY change is half worked off."""
     setup = make_setup()

@@ -38,39 +38,33 @@ STRANGE = {
 }
 
 
-@pytest.mark.parametrize("name", STRANGE)
-def test_strange_messages_down(setup: Setup, name: str) -> None:
-    body = setup.know(name, STRANGE[name])
-    setup.put_remote(body, "S")
-    setup.put_remote("plain")
-    setup.sync()
-    assert [file.body for file in setup.named(name)] == [body]
-    setup.assert_both(f"{name}:S plain")
-    setup.sync_again_changes_nothing()
+def test_strange_messages_down(each: Setup) -> None:
+    each.put_remotes([each.know(name, body) for name, body in STRANGE.items()], "S")
+    each.sync()
+    assert {each.name_of(file.body): file.body for file in each.files()} == STRANGE
+    each.assert_both(" ".join(f"{name}:S" for name in STRANGE))
+    each.sync_again_changes_nothing()
 
 
-@pytest.mark.parametrize("name", STRANGE)
-def test_strange_messages_up(setup: Setup, name: str) -> None:
-    body = setup.know(name, STRANGE[name])
-    path = setup.put_local(body, "S")
-    setup.put_local("plain")
-    setup.sync("--yes")
-    assert crlf(body) in [message.body for message in setup.remote().values()]
-    assert path.read_bytes() == body
-    setup.assert_both(f"{name}:S plain")
-    setup.sync_again_changes_nothing()
+def test_strange_messages_up(each: Setup) -> None:
+    paths = {name: each.put_local(each.know(name, body), "S") for name, body in STRANGE.items()}
+    each.sync("--yes")
+    found = {each.name_of(message.body): message.body for message in each.remote().values()}
+    assert found == {name: crlf(body) for name, body in STRANGE.items()}
+    assert {name: path.read_bytes() for name, path in paths.items()} == STRANGE
+    each.assert_both(" ".join(f"{name}:S" for name in STRANGE))
+    each.sync_again_changes_nothing()
 
 
-@pytest.mark.parametrize("name", STRANGE)
-def test_strange_messages_on_both_sides(setup: Setup, name: str) -> None:
-    body = setup.know(name, STRANGE[name])
-    setup.put_remote(body, "S")
-    setup.put_local(body, "F")
-    setup.forget_sent()
-    setup.sync("--yes")
-    assert setup.count_sent("APPEND") == 0
-    setup.assert_both(f"{name}:FS")
-    setup.sync_again_changes_nothing()
+def test_strange_messages_on_both_sides(each: Setup) -> None:
+    each.put_remotes([each.know(name, body) for name, body in STRANGE.items()], "S")
+    for body in STRANGE.values():
+        each.put_local(body, "F")
+    each.forget_sent()
+    each.sync("--yes")
+    assert each.count_sent("APPEND") == 0
+    each.assert_both(" ".join(f"{name}:FS" for name in STRANGE))
+    each.sync_again_changes_nothing()
 
 
 STRAY = b"Subject: x\r\r\nX-A: b\r\n\r\r\nbody\r\r\r\nrest\r\n"

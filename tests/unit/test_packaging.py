@@ -64,8 +64,8 @@ def test_classifiers_are_the_pythons_that_are_tested() -> None:
     tox.read(ROOT / "tox.ini")
     tested = re.findall(r"py3(\d+)", tox["tox"]["env_list"])
     assert [f"3.{minor}" for minor in tested] == PYTHONS
-    contrib_test = (ROOT / "contrib/test").read_text(encoding="utf-8")
-    assert f'PYTHONS="{" ".join(PYTHONS)}"' in contrib_test
+    setup_lib = (ROOT / "contrib/setup-lib.sh").read_text(encoding="utf-8")
+    assert f'PYTHONS="{" ".join(PYTHONS)}"' in setup_lib
     assert SETUP["python_requires"] == f">={PYTHONS[0]}"
 
 

@@ -722,6 +722,7 @@ def adoption_without_a_body_is_sure(rows, counts, policy, made):
 @law
 def only_what_the_server_takes_is_sent(rows, counts, policy, made):
     for action in (*made.remote_flags, *made.remote_marks):
+        assert not policy.read_only
         assert not (action.add | action.remove) & (~policy.mask | action.row.refused_flags)
         assert action.add | action.remove
         assert not action.add & action.remove

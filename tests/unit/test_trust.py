@@ -143,8 +143,8 @@ def test_a_state_restored_after_such_a_crash_is_older_than_its_folder(steps):
     assert verdict(marker, known(4)) is Trust.NEWER
 
 
-def test_the_crash_of_a_first_cycle_before_its_marker_was_written_needs_the_marker_no_more_than_before():
-    """State says generation 1, no marker was written: what may be missing is only what nobody delivered yet."""
+def test_a_crash_of_the_first_cycle_before_its_marker_was_written():
+    """Nothing was delivered yet, so nothing can be missing; the marker is written anew."""
     assert verdict(None, known(1, marker=0)) is Trust.UNMARKED
 
 
