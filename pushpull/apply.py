@@ -12,7 +12,8 @@ from pushpull.download import local_file, tell_failure
 from pushpull.errors import MessageError
 from pushpull.flags import Flags
 from pushpull.message import Fingerprinter
-from pushpull.model import LocalFile, Pairing, RemoteView, Tally, UidSet
+from pushpull.model import LocalFile, Pairing, RemoteView, Tally, Uid, UidSet
+from pushpull.observed import subtract
 from pushpull.outcomes import Outcomes
 from pushpull.plan import Adopt, SetAside, SetLocal, SetRemote
 from pushpull.ports import NOTICE, Local, Remote, Report
@@ -124,6 +125,8 @@ class Applier:
                 return 1
             middle = len(group) // 2
             return self._store(group[:middle], add, remove) + self._store(group[middle:], add, remove)
+        for lo, hi in subtract(uids, UidSet.of(shown)).ranges:  # acknowledged, not shown: what does it have?
+            shown |= {view.uid: view for view in self._remote.views(Uid(lo), Uid(hi))}
         rows = [action.row for action in group]
         taken = self._outcomes.set_remote(rows, add, remove, shown)
         for action in group:
@@ -146,8 +149,9 @@ class Applier:
             )
 
     def set_aside(self, actions: Sequence[SetAside]) -> int:
-        """Keep the reason; tried again much later."""
+        """Keep the reason; tried again much later, from the start: it was not in any complete view since."""
         for action in actions:
+            self._outcomes.append_refused(action.row)
             count = self._outcomes.failed(action.row, action.reason, self._clock(), count=3)
             tell_failure(self._report, self._tally, printable(action.row.uniquename or b""), action.reason, count)
         return len(actions)

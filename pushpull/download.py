@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pushpull.dates import to_epoch
-from pushpull.errors import ConnectionLost, MessageError
-from pushpull.flags import ALL, DRAFT
+from pushpull.errors import ConnectionLost, MessageError, ServerBusy
+from pushpull.flags import ALL, DRAFT, Flags
 from pushpull.message import Likeness, same_message
 from pushpull.model import FileStamp, LocalFile, Pairing, Tally, Uid, UidSet
 from pushpull.outcomes import SET_ASIDE_AFTER, Outcomes
@@ -88,9 +88,9 @@ class Downloader:
             self._stream(wanted)
         except MessageError as error:
             self._narrow(list(wanted.values()), error)
-        except ConnectionLost:
+        except (ConnectionLost, ServerBusy) as error:
             if len(batch) == 1 and wanted:
-                self._fail(next(iter(wanted.values())).row, "the server drops the link when it is asked for")
+                self._fail(next(iter(wanted.values())).row, f"the server does not give it: {error}")
             self._pace.slower(len(wanted))
             raise
         else:
@@ -109,7 +109,7 @@ class Downloader:
                     self._publish(arrived, wanted)
                     arrived, size = [], 0
                     self._check_stop()
-        except (MessageError, ConnectionLost):
+        except (MessageError, ConnectionLost, ServerBusy):
             self._publish(arrived, wanted)
             raise
         except BaseException:
@@ -171,7 +171,7 @@ class Downloader:
         digest = arrived.staged.fingerprint.digest
         exact = self._outcomes.seekers_like(digest)
         if exact:
-            return min(exact, key=lambda row: (not row.append_outcome, not row.has_local, row.id))
+            return min(exact, key=lambda row: _preference(row, arrived.message.view.flags))
         for partner in arrived.action.partners:
             if partner.has_local and self._outcomes.still_seeks(partner) and self._same(arrived.staged, partner):
                 return partner
@@ -234,6 +234,12 @@ def tell_failure(report: Report, tally: Tally, what: str, reason: str, count: in
     else:
         tally.failed += 1
         report.line(logging.WARNING, f"failed: {what}: {printable(reason)}; it will be tried again")
+
+
+def _preference(row: Pairing, flags: Flags) -> tuple[bool, bool, int, int]:
+    """Of identical copies the one whose flags agree comes first, so each keeps its own."""
+    known = row.base_flags if row.old_uidvalidity else row.local_flags
+    return (not row.append_outcome, not row.has_local, (known ^ flags).bit_count(), row.id)
 
 
 def _name(row: Pairing) -> str:

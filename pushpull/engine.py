@@ -7,26 +7,27 @@ docs/algorithm.md tells the same in prose, step by step.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from pushpull.apply import Applier
 from pushpull.download import Downloader, Pace
-from pushpull.errors import Refused
+from pushpull.errors import Refused, Temporary
 from pushpull.model import Marker, Pair, Policy, Tally
 from pushpull.observe_local import LocalObserver
 from pushpull.observe_remote import RemoteObserver, RemoteSight
 from pushpull.observed import LocalRows
 from pushpull.outcomes import Outcomes
-from pushpull.plan import Plan, TooManyExpunged, TooManyGone, plan
+from pushpull.plan import Append, Plan, SetLocal, SetRemote, TooManyExpunged, TooManyGone, plan
 from pushpull.ports import Local, Remote, Report
 from pushpull.store import Store
-from pushpull.trust import Trust
+from pushpull.trust import Trust, judge
 from pushpull.upload import Uploader
 from pushpull.wording import printable
 
 ANSWER_SECONDS = 10.0
 MAX_QUIET_PASSES = 3
+MAX_WAITS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,7 @@ class Cycle:
         self._outcomes = Outcomes(store, pair.id)
         self._generation_raised = False
         self._awaiting_uids = False
+        self._reread = 0
         self._hook_due = pair.hook_due
         self._observer = RemoteObserver(
             remote, store, pair, read_only=settings.dry_run, report=tools.report, clock=tools.clock
@@ -81,35 +83,56 @@ class Cycle:
         Raises Refused before anything was changed, Temporary when the link or the server failed.
         """
         sight = self._observer.observe()
-        self._take_in_local(tally)
-        quiet = 0
+        complete = self._take_in_local(tally) and sight.complete
+        quiet = waits = 0
         while True:
             self._tools.check_stop()
-            made = self._plan(sight)
+            made = self._plan(sight, tally, complete=complete)
             if self._settings.dry_run:
                 self._show(made)
-                return
+                break
             moved, transferred = self._apply(made, sight, tally, pace)
             quiet = 0 if transferred else quiet + 1
             if self._awaiting_uids:
                 self._awaiting_uids = False
                 sight = self._observer.observe()
+                complete = complete and sight.complete
             elif not moved or quiet >= MAX_QUIET_PASSES:
-                if not made.open_since:
+                if not made.open_since or waits >= MAX_WAITS:
                     break
                 self._await_answer(made.open_since)
                 sight = self._observer.observe()
-                quiet = 0
+                complete = complete and sight.complete
+                quiet, waits = 0, waits + 1
         self._tell_held(made, tally)
+        if not complete:
+            raise Temporary(
+                "the folder or the mailbox could not be read to its end; nothing was uploaded or marked deleted",
+                remedy="try again",
+            )
 
     # --- observe -------------------------------------------------------------------------------------------------
 
-    def _take_in_local(self, tally: Tally) -> None:
-        if self._settings.dry_run and not self._local.exists():
-            return
-        boot = "" if self._settings.dry_run else self._settings.boot
-        observer = LocalObserver(self._local, self._store, self._pair.id, boot=boot, report=self._report)
+    def _take_in_local(self, tally: Tally) -> bool:
+        """Returns whether the folder was read to its end."""
+        settings = self._settings
+        if settings.dry_run and not self._local.exists():
+            return True
+        observer = LocalObserver(
+            self._local,
+            self._store,
+            self._pair.id,
+            boot=settings.boot,
+            repair=not settings.dry_run,
+            report=self._report,
+        )
         look = observer.look()
+        self._check_marker()
+        if not look.complete and self.trust is not Trust.SAME:
+            raise Temporary(
+                f"{printable(settings.folder)} changes too fast to tell what is missing; nothing was changed",
+                remedy="try again when no other program works in it",
+            )
         if self.trust is Trust.UNMARKED:
             self._unmarked(len(look.absent))
         tally.renamed += observer.take_in(look.absent, believe=self.trust is not Trust.OLDER)
@@ -117,6 +140,20 @@ class Cycle:
         if self.trust is not Trust.SAME:
             self._raise_generation()
             self.trust = Trust.SAME
+        return look.complete
+
+    def _check_marker(self) -> None:
+        """The folder was judged before the connection was made; it is still the one that the scan showed."""
+        if self.trust not in (Trust.SAME, Trust.OLDER, Trust.UNMARKED):
+            return
+        pair = self._store.pair(self._pair.id)
+        marker = self._local.read_marker()
+        trust = judge(marker, pair, pair.key, state_id=self._store.state_id, others=(), exists=self._local.exists())
+        if trust is not self.trust:
+            raise Refused(
+                f"{printable(self._settings.folder)} was replaced while it was looked at; nothing was changed",
+                remedy="run it again",
+            )
 
     def _unmarked(self, missing: int) -> None:
         allowed = self._settings.policy.allowed
@@ -135,7 +172,7 @@ class Cycle:
 
     # --- plan ----------------------------------------------------------------------------------------------------
 
-    def _plan(self, sight: RemoteSight) -> Plan:
+    def _plan(self, sight: RemoteSight, tally: Tally, *, complete: bool) -> Plan:
         self._observer.identify()
         self._outcomes.settle()
         policy = self._settings.policy
@@ -144,16 +181,16 @@ class Cycle:
         now = self._tools.clock()
         made = plan(
             self._outcomes.candidates(policy.sendable, now, whole=self._settings.dry_run),
-            self._outcomes.counts(now - self._settings.window_seconds),
+            self._outcomes.counts(now - self._settings.window_seconds, now),
             policy,
-            complete=sight.complete,
+            complete=complete,
             answered_before=sight.seen_at - ANSWER_SECONDS,
         )
         if made.refusals:
-            raise self._refused(made)
+            raise self._refused(made, "nothing more" if tally.anything else "nothing")
         return made
 
-    def _refused(self, made: Plan) -> Refused:
+    def _refused(self, made: Plan, nothing: str) -> Refused:
         words, most = [], 0
         folder, mailbox = printable(self._settings.folder), printable(self._pair.key.remote)
         for refusal in made.refusals:
@@ -166,7 +203,7 @@ class Cycle:
                     f" (limit {refusal.limit})"
                 )
         return Refused(
-            f"{'; '.join(words)}; nothing was changed",
+            f"{'; '.join(words)}; {nothing} was changed",
             remedy=f"if they are to be marked deleted on the other side too, run with --allow-mass-delete={most};"
             " if the folder or the mailbox is not the one it was, --readopt matches both by content anew",
         )
@@ -196,21 +233,23 @@ class Cycle:
         moved += applier.set_local(made.local_flags)
         moved += applier.set_remote(made.remote_flags)
         transferred = self._download(made, tally, pace)
+        self._reread = 0
         transferred += self._upload(made, sight, tally)
         if made.local_marks:
             self._local_change_begins()
-            moved += self._marked("remote", applier.set_local(made.local_marks))
+            self._marking("remote", made.local_marks)
+            moved += applier.set_local(made.local_marks)
         if made.remote_marks:
-            moved += self._marked("local", applier.set_remote(made.remote_marks))
+            self._marking("local", made.remote_marks)
+            moved += applier.set_remote(made.remote_marks)
         moved += applier.set_aside(made.aside)
         self._outcomes.forget(action.row for action in made.forgets)
-        return moved + transferred, transferred
+        return moved + transferred + self._reread, transferred
 
-    def _marked(self, side: str, count: int) -> int:
+    def _marking(self, side: str, actions: Iterable[SetLocal | SetRemote | Append]) -> None:
         """Count marks for the guards' window, unless the user allowed them."""
-        if count and self._settings.policy.allowed is None:
-            self._outcomes.marked(side, count, self._tools.clock())
-        return count
+        if self._settings.policy.allowed is None:
+            self._outcomes.marking(side, [action.row for action in actions], self._tools.clock())
 
     def _download(self, made: Plan, tally: Tally, pace: Pace) -> int:
         if not made.downloads:
@@ -246,9 +285,13 @@ class Cycle:
             before_upload=self._raise_generation,
             check_stop=self._tools.check_stop,
         )
+        twins = [action for action in made.appends if action.row.twins]
+        if twins:
+            self._outcomes.marking("twin", [action.row for action in twins], self._tools.clock())
         done = uploader.run(made.appends)
         self._observer.look_at(uploader.uploaded)
         self._awaiting_uids = uploader.awaiting
+        self._reread = uploader.reread
         return done
 
     def _delivery_begins(self) -> None:
@@ -281,6 +324,14 @@ class Cycle:
             tally.notes.append(
                 f"{tally.unmarked} messages were marked deleted on one side only when they first met; the mark was"
                 " taken off"
+            )
+        if tally.remote_marked and self._remote.gmail:
+            tally.notes.append("Gmail expunges what is marked deleted, unless its Auto-Expunge is off")
+        if made.waiting:
+            tally.held += made.waiting
+            self._report.line(
+                logging.WARNING,
+                f"held: {made.waiting} uploaded messages did not show up on the server yet; they are not sent again",
             )
         if made.unmatched:
             tally.held += made.unmatched

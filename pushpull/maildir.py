@@ -90,6 +90,10 @@ class Maildir:
         """There is a folder, and new/ or cur/ in it. An empty directory is none: it may be an empty mount point."""
         return self._folder.has("cur") or self._folder.has("new")
 
+    def has(self, directory: str) -> bool:
+        """There is a directory of that name in the folder."""
+        return self._folder.has(directory)
+
     def create(self) -> None:
         """Make the folder with cur/, new/ and tmp/ (0700), parents too."""
         missing = []

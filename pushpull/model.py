@@ -224,6 +224,7 @@ class Pairing:
     digest: bytes | None = None
     received: bool = False
     old_uidvalidity: int = 0  # not 0: its UID died with that UIDVALIDITY and awaits its partner
+    detached_at: float = 0.0  # when that was, seconds since the epoch
     append_attempts: int = 0
     append_uidnext: Uid | None = None
     append_outcome: str = ""  # "", "open" (sent, unanswered), "accepted" (OK without a UID)
@@ -268,6 +269,7 @@ class Counts:
     paired: int = 0  # rows alive on both sides
     recent_local: int = 0  # marks on the server because files were gone, within the window
     recent_remote: int = 0  # T set on files because UIDs were expunged, within the window
+    recent_twins: int = 0  # uploads of content that was paired already, within a day
 
 
 @dataclass(slots=True)

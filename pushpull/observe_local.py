@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pushpull.errors import MessageError
+from pushpull.errors import LocalDiskError, MessageError
 from pushpull.model import FileStamp, Fingerprint, LocalFile, Scan
 from pushpull.observed import Absent, LocalRows
 from pushpull.ports import Local, Report
@@ -25,23 +25,27 @@ MAX_SCANS = 5
 
 @dataclass(frozen=True, slots=True)
 class LocalSight:
-    """What a folder showed: the rows whose files are missing, and whether the absences can be believed."""
+    """What a folder showed: the rows whose files are missing. Not `complete`: it changed all the while, so of
+    absences nothing is known.
+    """
 
-    files: int
     absent: tuple[Absent, ...]
+    complete: bool
 
 
 class LocalObserver:
     """Looks at one Maildir folder."""
 
-    def __init__(self, local: Local, store: Store, pair_id: int, *, boot: str, report: Report) -> None:
-        """`boot` names this boot of the machine; "" when nothing may be repaired (a dry run)."""
+    def __init__(self, local: Local, store: Store, pair_id: int, *, boot: str, repair: bool, report: Report) -> None:
+        """`boot` names this boot of the machine. Without `repair` (a dry run) no file is touched."""
         self._local, self._store, self._report, self._boot = local, store, report, boot
+        self._repair = repair
         self._rows = LocalRows(store, pair_id)
         self.unreadable = 0
 
     def look(self) -> LocalSight:
         """Scan, and scan again before an absence is reported."""
+        complete = True
         scan = self._local.scan()
         files = dict(scan.files)
         self._rows.load(files)
@@ -58,10 +62,20 @@ class LocalObserver:
                 break
         else:
             self._report.line(logging.INFO, "the folder changes too fast to tell which files are gone; later")
-            absent = []
+            absent, complete = [], False
             self._rows.load(files)
         self._tell_strangers(scan)
-        return LocalSight(len(files), tuple(absent))
+        self._refuse_missing_directories(absent)
+        return LocalSight(tuple(absent), complete)
+
+    def _refuse_missing_directories(self, absent: Sequence[Absent]) -> None:
+        """A bucket that is not there is not read to its end: it shows no absences."""
+        for directory in sorted({row.directory for row in absent}):
+            if not self._local.has(directory):
+                raise LocalDiskError(
+                    f"the directory {printable(directory)} is missing from the folder; nothing was changed",
+                    remedy="restore it, or run with --readopt: what it held is downloaded again",
+                )
 
     def take_in(self, absent: Sequence[Absent], *, believe: bool) -> int:
         """Write what was seen. `believe` False: the folder is an older copy, so what is missing was never deleted and
@@ -142,12 +156,11 @@ class LocalObserver:
     def _cut_short(self) -> set[int]:
         """Files that a power cut left shorter than they were delivered (`fsync = no`): kept out of the way in tmp/."""
         short: set[int] = set()
-        if not self._boot:
-            return short
         for row_id, file, size in self._rows.unsynced(self._boot):
             stamp = self._local.stamp(file)
             if stamp is not None and stamp.size < size:
-                self._local.retire(file)
+                if self._repair:
+                    self._local.retire(file)
                 self._report.line(
                     logging.WARNING,
                     f"{printable(file.path)} lost its contents in a crash; it is downloaded again",

@@ -69,11 +69,13 @@ class RemoteObserver:
     def observe(self) -> RemoteSight:
         """Look until nothing moved meanwhile (at most a few times)."""
         for _ in range(MAX_LOOKS):
+            self._resumed = False
             sight = self._look()
-            if sight.complete and not self._resumed and not self._remote.moved():
+            moved = self._remote.moved()
+            if sight.complete and not self._resumed and not moved:
                 break
         self._renew_canary()
-        return RemoteSight(self._pair, sight.state, sight.complete, sight.seen_at)
+        return RemoteSight(self._pair, sight.state, sight.complete and not moved, sight.seen_at)
 
     def identify(self) -> None:
         """Look at size and Message-ID of UIDs that may be the same message as some file."""
@@ -103,7 +105,9 @@ class RemoteObserver:
         elif not self._pair.uidvalidity:
             self._pair = self._store.update_pair(self._pair, uidvalidity=state.uidvalidity)
         if self._pair.uidnext > 1:
-            self._note_arrivals(opening.arrived())
+            reason = self._note_arrivals(opening.arrived())
+            if reason:
+                self._detach(reason, state)
         vanished = self._delta(opening)
         modseq = state.highestmodseq
         if vanished is None:
@@ -143,7 +147,7 @@ class RemoteObserver:
 
     def _detach(self, reason: str, state: MailboxState) -> None:
         with self._store.transaction():
-            waiting = self._rows.detach(self._pair.uidvalidity)
+            waiting = self._rows.detach(self._pair.uidvalidity, self._clock())
             self._pair = self._store.update_pair(
                 self._pair,
                 uidvalidity=state.uidvalidity,
@@ -160,12 +164,19 @@ class RemoteObserver:
             " nothing is deleted",
         )
 
-    def _note_arrivals(self, arrivals: Iterator[Arrival]) -> None:
+    def _note_arrivals(self, arrivals: Iterator[Arrival]) -> str:
+        """Take in the new UIDs. Returns why they contradict what is known of them (our own uploads since the last
+        observation are among them, and no canary stood for those), or "".
+        """
         for batch in _chunks(arrivals, BATCH):
+            stranger = self._rows.contradicted(arrival.identity for arrival in batch)
+            if stranger is not None:
+                return f"UID {stranger} is another message now"
             with self._store.transaction():
                 self._rows.note_views(arrival.view for arrival in batch)
                 self._rows.note_identities(arrival.identity for arrival in batch)
             self._keep_identities(arrival.identity for arrival in batch)
+        return ""
 
     def _note(self, views: Iterator[RemoteView]) -> int:
         count = 0
@@ -245,7 +256,7 @@ class RemoteObserver:
         if self._rows.alive(state.uidnext) == state.exists:
             return True
         listed = self._remote.uids()
-        if listed is None:
+        if listed is None or len(listed) != self._remote.exists:  # empty or capped answers are no list
             self._report.line(logging.WARNING, "the server did not list its messages; looking again later")
             return False
         for lo, hi in _union(self._rows.unknown_in(listed), self._rows.revived_by(listed)).ranges:
@@ -262,16 +273,14 @@ class RemoteObserver:
 
     def _second_look(self, absent: UidSet, state: MailboxState) -> UidSet:
         """Ask again, afresh, before believing a large absence. Returns what is still absent."""
-        status = self._remote.status(self._pair.key.remote)
+        mailbox = self._pair.key.remote
+        status = self._remote.status(mailbox)
+        if status is None:  # some servers refuse STATUS of the open mailbox
+            status = self._remote.open(mailbox, None, read_only=self._read_only).state
         listed = self._remote.uids()
-        if status is None or listed is None or status.uidvalidity != state.uidvalidity:
+        if listed is None or status.uidvalidity != state.uidvalidity or status.exists != len(listed):
             raise Temporary(
                 f"{len(absent)} messages seem to have vanished from the mailbox, and the server does not confirm it",
-                remedy="nothing was changed; try again later",
-            )
-        if status.exists < len(listed):
-            raise Temporary(
-                f"the server counts {status.exists} messages and lists {len(listed)}",
                 remedy="nothing was changed; try again later",
             )
         return subtract(absent, listed)

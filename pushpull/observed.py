@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pushpull.flags import DELETED
 from pushpull.model import FileStamp, Fingerprint, Identity, LocalFile, RemoteView, Uid, UidSet, Uniquename
+from pushpull.schema import SEEKER
 from pushpull.store import Store, translate
 
 
@@ -24,6 +25,7 @@ class Absent:
     digest: bytes | None
     local_flags: int
     unsynced_boot: str
+    directory: str
 
 
 class RemoteRows:
@@ -83,7 +85,7 @@ class RemoteRows:
     def _difference(self, listed: UidSet, below: Uid | None, condition: str, *, listed_wanted: bool) -> UidSet:
         with translate(self._store.path):
             rows = self._store.db.execute(
-                f"SELECT uid FROM pairing WHERE pair = ? AND uid IS NOT NULL AND uid < ? AND {condition} ORDER BY uid",  # noqa: S608
+                f"SELECT uid FROM pairing WHERE pair = ? AND uid IS NOT NULL AND uid < ? AND {condition} ORDER BY uid",
                 (self._pair, below or 1 << 32),
             )
             return UidSet.of(uid for (uid,) in rows if (uid in listed) == listed_wanted)
@@ -101,7 +103,7 @@ class RemoteRows:
         """Believe that these UIDs are gone: the remote side gains DELETED (see `model.Pairing`)."""
         with self._store.transaction() as db:
             db.executemany(
-                f"UPDATE pairing SET expunged = 1, remote_flags = remote_flags | {DELETED}"  # noqa: S608
+                f"UPDATE pairing SET expunged = 1, remote_flags = remote_flags | {DELETED}"
                 " WHERE pair = ? AND uid BETWEEN ? AND ? AND NOT expunged",
                 ((self._pair, lo, hi) for lo, hi in uids.ranges),
             )
@@ -127,7 +129,19 @@ class RemoteRows:
             )
             return UidSet.of(uid for (uid,) in rows)
 
-    def detach(self, uidvalidity: int) -> int:
+    def contradicted(self, identities: Iterable[Identity]) -> Uid | None:
+        """A UID of these that a file of another Message-ID is paired with: the UIDs mean other messages now."""
+        with translate(self._store.path):
+            for seen in identities:
+                known = self._store.db.execute(
+                    "SELECT message_id FROM pairing WHERE pair = ? AND uid = ? AND uniquename IS NOT NULL",
+                    (self._pair, seen.uid),
+                ).fetchone()
+                if known and known[0] and known[0] != seen.message_id:
+                    return seen.uid
+        return None
+
+    def detach(self, uidvalidity: int, now: float) -> int:
         """A UIDVALIDITY died: every UID of it means nothing any more. Rows with a local past keep it and wait for the
         partner that a content match finds; the others go. Returns how many wait.
         """
@@ -138,10 +152,11 @@ class RemoteRows:
             )
             db.execute("UPDATE pairing SET uid = NULL WHERE pair = ? AND expunged", (self._pair,))
             found = db.execute(
-                "UPDATE pairing SET uid = NULL, remote_flags = 0, old_uidvalidity = ?, refused_flags = 0"
-                " WHERE pair = ? AND uid IS NOT NULL",
-                (max(uidvalidity, 1), self._pair),
+                "UPDATE pairing SET uid = NULL, remote_flags = 0, refused_flags = 0, old_uidvalidity = ?,"
+                " detached_at = ? WHERE pair = ? AND uid IS NOT NULL",
+                (max(uidvalidity, 1), now, self._pair),
             )
+            db.execute("UPDATE pairing SET append_uidnext = 1 WHERE pair = ? AND append_outcome <> ''", (self._pair,))
             return found.rowcount
 
 
@@ -168,7 +183,7 @@ class LocalRows:
         """Rows whose file the loaded scan did not show."""
         with translate(self._store.path):
             rows = self._store.db.execute(
-                "SELECT id, uniquename, digest, local_flags, unsynced_boot FROM pairing"
+                "SELECT id, uniquename, digest, local_flags, unsynced_boot, directory FROM pairing"
                 " WHERE pair = ? AND uniquename IS NOT NULL AND NOT gone"
                 " AND uniquename NOT IN (SELECT uniquename FROM temp.seen) ORDER BY id",
                 (self._pair,),
@@ -204,7 +219,7 @@ class LocalRows:
         """Believe that these files are gone: the local side gains DELETED (see `model.Pairing`)."""
         with self._store.transaction() as db:
             db.executemany(
-                f"UPDATE pairing SET gone = 1, local_flags = local_flags | {DELETED} WHERE id = ?",  # noqa: S608
+                f"UPDATE pairing SET gone = 1, local_flags = local_flags | {DELETED} WHERE id = ?",
                 ((number,) for number in ids),
             )
 
@@ -212,7 +227,7 @@ class LocalRows:
         """The file of that name holds another message now: the old one is gone, the name is free."""
         with self._store.transaction() as db:
             db.execute(
-                f"UPDATE pairing SET gone = 1, local_flags = local_flags | {DELETED}, uniquename = NULL WHERE id = ?",  # noqa: S608
+                f"UPDATE pairing SET gone = 1, local_flags = local_flags | {DELETED}, uniquename = NULL WHERE id = ?",
                 (row_id,),
             )
 
@@ -290,7 +305,7 @@ class LocalRows:
         """Rows gone earlier, with a live UID and that content: a file that comes back may be theirs."""
         with translate(self._store.path):
             rows = self._store.db.execute(
-                "SELECT id, coalesce(uniquename, x''), digest, local_flags, unsynced_boot FROM pairing"
+                "SELECT id, coalesce(uniquename, x''), digest, local_flags, unsynced_boot, directory FROM pairing"
                 " WHERE pair = ? AND digest = ? AND gone AND uid IS NOT NULL AND NOT expunged ORDER BY id",
                 (self._pair, digest),
             ).fetchall()
@@ -340,11 +355,12 @@ class LocalRows:
 
 
 def has_seekers(store: Store, pair_id: int) -> bool:
-    """Whether any row lacks a live UID that a new one may turn out to be (`plan.seeks_uid`)."""
+    """Whether any row lacks a live UID that a new one may turn out to be. Settled expunged rows do not count: they
+    would for ever; what comes back under a new UID is told by its content on delivery.
+    """
     with translate(store.path):
         found = store.db.execute(
-            "SELECT 1 FROM pairing WHERE pair = ? AND (uid IS NULL OR expunged)"
-            " AND ((uniquename IS NOT NULL AND NOT gone) OR old_uidvalidity OR append_outcome <> '') LIMIT 1",
+            f"SELECT 1 FROM pairing INDEXED BY pairing_seekers WHERE pair = ? AND {SEEKER} LIMIT 1",
             (pair_id,),
         ).fetchone()
     return found is not None

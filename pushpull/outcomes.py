@@ -25,18 +25,23 @@ from pushpull.observed import has_seekers
 from pushpull.schema import ARRIVAL, TODO
 from pushpull.store import Store, translate
 
+# Minutes until a message that failed is tried again; the last one for ever after.
+_GAPS = (1, 5, 30, 120, 480, 1440, 4320, 10080)
+_LONGEST_GAP = 60 * _GAPS[-1] + 60.0  # a time further off was written when the clock was wrong
+_DAY = 86_400.0
+_DUE = f"next_try NOT BETWEEN :now AND :now + {_LONGEST_GAP}"
+
 _COLUMNS = (
     "id, uid, remote_flags, keywords, expunged, uniquename, directory, info, local_flags, gone, base_flags,"
-    " refused_flags, message_id, size, header_digest, digest, received, old_uidvalidity, append_attempts,"
-    " append_uidnext, append_outcome, append_at, problem, problem_count, next_try <= :now,"
+    " refused_flags, message_id, size, header_digest, digest, received, old_uidvalidity, detached_at, append_attempts,"
+    " append_uidnext, append_outcome, append_at, problem, problem_count,"
+    f" {_DUE},"
     " stamp_size, stamp_mtime, stamp_inode,"
     " CASE WHEN uid IS NULL AND digest IS NOT NULL THEN (SELECT count(*) FROM pairing AS twin WHERE twin.pair = :pair"
     " AND twin.digest = pairing.digest AND twin.id <> pairing.id AND twin.uid IS NOT NULL AND NOT twin.expunged"
     " AND twin.uniquename IS NOT NULL AND NOT twin.gone) ELSE 0 END"
 )
 
-# Minutes until a message that failed is tried again; the last one for ever after.
-_GAPS = (1, 5, 30, 120, 480, 1440, 4320, 10080)
 SET_ASIDE_AFTER = 3
 ARRIVALS_AT_ONCE = 2000
 
@@ -60,12 +65,12 @@ class Outcomes:
         """
         seekers = whole or has_seekers(self._store, self._pair)
         query = (
-            f"SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND {TODO}"  # noqa: S608
+            f"SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND {TODO}"
             " AND NOT (uid IS NOT NULL AND uniquename IS NOT NULL AND NOT expunged AND NOT gone"
             "  AND remote_flags = base_flags"
             "  AND ((local_flags | base_flags) & ~(local_flags & base_flags)) & :mask & ~refused_flags = 0)"
-            f" UNION ALL SELECT * FROM (SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND {ARRIVAL}"
-            " AND (:seekers OR next_try <= :now) ORDER BY uid DESC LIMIT :limit)"
+            f" UNION ALL SELECT * FROM (SELECT {_COLUMNS} FROM pairing INDEXED BY pairing_arrivals"
+            f" WHERE pair = :pair AND {ARRIVAL} AND (:seekers OR {_DUE}) ORDER BY uid DESC LIMIT :limit)"
             f" UNION ALL SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND expunged AND NOT {TODO}"
             "  AND uniquename IS NOT NULL AND NOT gone AND message_id IN"
             f"  (SELECT message_id FROM pairing WHERE pair = :pair AND {ARRIVAL})"
@@ -85,13 +90,15 @@ class Outcomes:
         """How many UIDs have no file yet and are due."""
         with translate(self._store.path):
             (count,) = self._store.db.execute(
-                f"SELECT count(*) FROM pairing WHERE pair = ? AND {ARRIVAL} AND next_try <= ?",  # noqa: S608
-                (self._pair, now),
+                f"SELECT count(*) FROM pairing INDEXED BY pairing_arrivals WHERE pair = :pair AND {ARRIVAL} AND {_DUE}",
+                {"pair": self._pair, "now": now},
             ).fetchone()
         return int(count)
 
-    def counts(self, since: float) -> Counts:
-        """Numbers of the whole pair; marks made after `since` (seconds since the epoch)."""
+    def counts(self, since: float, now: float) -> Counts:
+        """Numbers of the whole pair; marks made from `since` to `now` (seconds since the epoch), less those that the
+        plan counts itself because their effect is still to come.
+        """
         with translate(self._store.path):
             (paired,) = self._store.db.execute(
                 "SELECT count(*) FROM pairing WHERE pair = ? AND uid IS NOT NULL AND NOT expunged"
@@ -100,10 +107,22 @@ class Outcomes:
             ).fetchone()
             recent = dict(
                 self._store.db.execute(
-                    "SELECT side, sum(count) FROM mark WHERE pair = ? AND at > ? GROUP BY side", (self._pair, since)
+                    "SELECT side, count(*) FROM mark LEFT JOIN pairing ON pairing.id = mark.pairing"
+                    " WHERE mark.pair = :pair"
+                    " AND at <= :now AND at > CASE side WHEN 'twin' THEN :yesterday ELSE :since END"
+                    " AND NOT coalesce(CASE side"
+                    f"  WHEN 'local' THEN gone AND NOT expunged AND NOT remote_flags & {DELETED}"
+                    f"  WHEN 'remote' THEN expunged AND NOT gone AND NOT local_flags & {DELETED}"
+                    "  ELSE uid IS NULL END, 0) GROUP BY side",
+                    {"pair": self._pair, "now": now, "yesterday": now - _DAY, "since": since},
                 ).fetchall()
             )
-        return Counts(paired=paired, recent_local=recent.get("local", 0), recent_remote=recent.get("remote", 0))
+        return Counts(
+            paired=paired,
+            recent_local=recent.get("local", 0),
+            recent_remote=recent.get("remote", 0),
+            recent_twins=recent.get("twin", 0),
+        )
 
     def settle(self) -> None:
         """Let the base take what both sides show the same. On a side that vanished only the mark matters; once both
@@ -112,18 +131,18 @@ class Outcomes:
         with self._store.transaction() as db:
             where = f"WHERE pair = ? AND {TODO} AND "
             db.execute(
-                f"UPDATE pairing SET local_flags = remote_flags {where}"  # noqa: S608
+                f"UPDATE pairing SET local_flags = remote_flags {where}"
                 f"gone AND uid IS NOT NULL AND NOT expunged AND remote_flags & {DELETED} AND local_flags & {DELETED}",
                 (self._pair,),
             )
             db.execute(
-                f"UPDATE pairing SET remote_flags = local_flags {where}"  # noqa: S608
+                f"UPDATE pairing SET remote_flags = local_flags {where}"
                 f"expunged AND uniquename IS NOT NULL AND NOT gone AND local_flags & {DELETED}",
                 (self._pair,),
             )
             differing = "((local_flags | remote_flags) & ~(local_flags & remote_flags))"
             db.execute(
-                f"UPDATE pairing SET base_flags = (base_flags & {differing}) | (local_flags & remote_flags) {where}"  # noqa: S608
+                f"UPDATE pairing SET base_flags = (base_flags & {differing}) | (local_flags & remote_flags) {where}"
                 "(uid IS NOT NULL OR expunged) AND (uniquename IS NOT NULL OR gone)",
                 (self._pair,),
             )
@@ -132,7 +151,7 @@ class Outcomes:
         """Rows set aside, and when each is tried again (seconds since the epoch)."""
         with translate(self._store.path):
             rows = self._store.db.execute(
-                f"SELECT {_COLUMNS}, next_try FROM pairing WHERE pair = :pair AND problem <> '' ORDER BY id",  # noqa: S608
+                f"SELECT {_COLUMNS}, next_try FROM pairing WHERE pair = :pair AND problem <> '' ORDER BY id",
                 {"pair": self._pair, "now": 0.0},
             ).fetchall()
         return [(_pairing(row[:-1]), row[-1]) for row in rows]
@@ -198,8 +217,9 @@ class Outcomes:
         """Rows without a live UID that hold exactly this content (`plan.seeks_uid`)."""
         with translate(self._store.path):
             rows = self._store.db.execute(
-                f"SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND digest = :digest AND (uid IS NULL OR expunged)"  # noqa: S608
-                " AND ((uniquename IS NOT NULL AND NOT gone) OR old_uidvalidity OR append_outcome <> '') ORDER BY id",
+                f"SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND digest = :digest AND (uid IS NULL OR expunged)"
+                " AND ((uniquename IS NOT NULL AND NOT gone) OR old_uidvalidity <> 0 OR append_outcome <> '')"
+                " ORDER BY id",
                 {"pair": self._pair, "digest": digest, "now": 0.0},
             )
             return [_pairing(row) for row in rows]
@@ -223,7 +243,8 @@ class Outcomes:
         """The file was renamed; these are its flags now."""
         with self._store.transaction() as db:
             db.execute(
-                "UPDATE pairing SET directory = ?, info = ?, local_flags = ? WHERE id = ?",
+                "UPDATE pairing SET directory = ?, info = ?, local_flags = ?, problem = '', problem_count = 0,"
+                " next_try = 0 WHERE id = ?",
                 (file.directory, file.info, file.flags, row.id),
             )
 
@@ -240,16 +261,23 @@ class Outcomes:
                 refused = (add & ~view.flags) | (remove & view.flags)
                 taken += not refused
                 db.execute(
-                    "UPDATE pairing SET remote_flags = ?, keywords = ?, refused_flags = refused_flags | ? WHERE id = ?",
+                    "UPDATE pairing SET remote_flags = ?, keywords = ?, refused_flags = refused_flags | ?,"
+                    " problem = '', problem_count = 0, next_try = 0 WHERE id = ?",
                     (view.flags, " ".join(view.keywords), refused, row.id),
                 )
         return taken
 
-    def marked(self, side: str, count: int, now: float) -> None:
-        """Remember deletion marks for the guards' window. `side` is where the message vanished."""
+    def marking(self, side: str, rows: Iterable[Pairing], now: float) -> None:
+        """Remember what is about to be marked, for the guards' window; `side` is where the message vanished ("twin":
+        what is about to be uploaded though its content is paired). Before the effect: a cut link must not hide marks
+        from the guards. A row counts once, however often it is tried.
+        """
         with self._store.transaction() as db:
-            db.execute("INSERT INTO mark (pair, side, at, count) VALUES (?, ?, ?, ?)", (self._pair, side, now, count))
-            db.execute("DELETE FROM mark WHERE pair = ? AND at < ?", (self._pair, now - 86400))
+            db.executemany(
+                "INSERT OR REPLACE INTO mark (pair, side, pairing, at) VALUES (?, ?, ?, ?)",
+                ((self._pair, side, row.id, now) for row in rows),
+            )
+            db.execute("DELETE FROM mark WHERE pair = ? AND (at < ? OR at > ?)", (self._pair, now - _DAY, now))
 
     # --- uploads -------------------------------------------------------------------------------------------------
 
@@ -299,7 +327,8 @@ class Outcomes:
         with self._store.transaction() as db:
             db.execute(
                 "UPDATE pairing SET message_id = ?, size = ?, header_digest = ?, digest = ?, received = ?,"
-                " stamp_size = ?, stamp_mtime = ?, stamp_inode = ? WHERE id = ?",
+                " stamp_size = ?, stamp_mtime = ?, stamp_inode = ?, problem = '', problem_count = 0, next_try = 0"
+                " WHERE id = ?",
                 (
                     fingerprint.message_id,
                     fingerprint.size,
@@ -315,9 +344,9 @@ class Outcomes:
 
     # --- ends ----------------------------------------------------------------------------------------------------
 
-    def failed(self, row: Pairing, reason: str, now: float, *, count: int | None = None) -> int:
+    def failed(self, row: Pairing, reason: str, now: float, *, count: int = 0) -> int:
         """Remember why this message failed and when it is tried again; returns how often it failed so far."""
-        failures = row.problem_count + 1 if count is None else max(count, row.problem_count)
+        failures = max(row.problem_count + 1, count)
         gap = 60 * _GAPS[min(failures, len(_GAPS)) - 1]
         with self._store.transaction() as db:
             db.execute(
@@ -335,9 +364,9 @@ class Outcomes:
 def _pairing(row: tuple[object, ...]) -> Pairing:
     values = list(row)
     values[3] = tuple(str(values[3]).split())
-    for flag in (4, 9, 16, 24):
+    for flag in (4, 9, 16, 25):
         values[flag] = bool(values[flag])
     if values[5] is not None:
         values[5] = Uniquename(values[5])  # type: ignore[arg-type]
-    values[25:28] = [FileStamp(*values[25:28])]  # type: ignore[arg-type]
+    values[26:29] = [FileStamp(*values[26:29])]  # type: ignore[arg-type]
     return Pairing(*values)  # type: ignore[arg-type]

@@ -25,6 +25,9 @@ from pushpull.model import Counts, Pairing, Policy
 
 MAX_APPEND_ATTEMPTS = 2
 MAX_TWIN_UPLOADS = 50
+# A mailbox that is being moved to another server may take days to be complete.
+DETACHED_SECONDS = 30 * 86_400.0
+CLOCK_SECONDS = 60.0
 LARGE_EXPUNGE = 1000
 
 
@@ -182,9 +185,11 @@ def plan(
     made = Plan()
     meetings = _Meetings(rows)
     for row in rows:
-        if row.due:
-            _plan_row(row, made, meetings, policy, complete=complete, answered_before=answered_before)
-    _hold_twin_uploads(made)
+        _plan_row(row, made, meetings, policy, complete=complete, answered_before=answered_before)
+    if any(row.has_local and row.uid is None and not row.expunged for row in rows):
+        # A draft edited in place: its old copy is marked only when the new one is on the server.
+        made.remote_marks = [action for action in made.remote_marks if action.row.uniquename is not None]
+    _hold_twin_uploads(made, counts)
     _guard(made, counts, policy)
     made.downloads.sort(key=lambda action: -(action.row.uid or 0))
     return made
@@ -223,12 +228,14 @@ def _plan_flags(row: Pairing, made: Plan, policy: Policy) -> None:
         made.local_flags.append(SetLocal(row, merged & ~row.local_flags, row.local_flags & ~merged))
     sendable = policy.sendable & ~row.refused_flags
     add, remove = merged & ~row.remote_flags & sendable, row.remote_flags & ~merged & sendable
-    if add or remove:
+    if (add or remove) and row.due:
         made.remote_flags.append(SetRemote(row, add, remove))
 
 
 def _plan_gone(row: Pairing, made: Plan, policy: Policy, *, complete: bool) -> None:
     if row.remote_flags & DELETED:
+        return
+    if not row.due:
         return
     if row.base_flags & DELETED:  # the mark was taken off on the server: undeleted
         made.downloads.append(Download(row))
@@ -241,7 +248,7 @@ def _plan_expunged(row: Pairing, made: Plan, meetings: _Meetings, policy: Policy
     if meetings.may_meet(row):  # expunged here and new there: moved away and back; the meeting decides
         return
     if not row.local_flags & DELETED and row.base_flags & DELETED:  # `T` was taken off the file: undeleted
-        if complete and not policy.read_only:
+        if complete and not policy.read_only and row.due:
             made.appends.append(Append(row))
     elif not row.local_flags & DELETED and complete and not policy.readopt:
         made.local_marks.append(SetLocal(row, DELETED, 0, mark=True))
@@ -249,7 +256,7 @@ def _plan_expunged(row: Pairing, made: Plan, meetings: _Meetings, policy: Policy
 
 def _plan_download(row: Pairing, made: Plan, meetings: _Meetings, *, complete: bool) -> None:
     partners = meetings.partners(row)
-    if partners and not complete:
+    if not row.due or (partners and not complete):
         return
     if len(partners) == 1 and meetings.header_tells(row, partners[0]):
         made.adopts.append(Adopt(row, partners[0]))
@@ -266,9 +273,11 @@ def _plan_append(
         made.unmatched += 1
     elif row.append_outcome == "accepted":
         made.waiting += 1
-    elif row.append_outcome == "open" and row.append_at >= answered_before:
+    elif row.append_outcome == "open" and 0 <= row.append_at - answered_before <= CLOCK_SECONDS:
         made.waiting += 1
         made.open_since = max(made.open_since, row.append_at)
+    elif not row.due:
+        return
     elif row.append_attempts >= MAX_APPEND_ATTEMPTS:
         made.aside.append(SetAside(row, "the server never said whether it took the upload"))
     else:
@@ -279,8 +288,11 @@ def _plan_forget(row: Pairing, made: Plan, meetings: _Meetings, *, complete: boo
     """Nothing is left on either side; but an upload that may have arrived, or a deletion whose UID died with an old
     UIDVALIDITY, is remembered until its UID would have shown: else the deleted message comes back.
     """
-    unsettled = row.old_uidvalidity or row.append_outcome
-    if not unsettled or (complete and not meetings.may_meet(row) and row.append_at < answered_before):
+    since = row.append_at if row.append_outcome else 0.0
+    if row.old_uidvalidity:
+        since = max(since, row.detached_at + DETACHED_SECONDS)
+    unsettled = bool(row.old_uidvalidity or row.append_outcome)
+    if not unsettled or (complete and not meetings.may_meet(row) and since < answered_before):
         made.forgets.append(Forget(row))
 
 
@@ -331,16 +343,16 @@ def seeks_uid(row: Pairing) -> bool:
 
 
 def _may_be_same(row: Pairing, seeker: Pairing) -> bool:
+    answers = bool(seeker.append_outcome) and (row.uid or 0) >= (seeker.append_uidnext or 0)
     if row.digest is not None and seeker.digest is not None and row.digest != seeker.digest:
-        return bool(seeker.append_outcome)  # the server may have rewritten what was uploaded
-    if row.message_id:
-        return True
-    return row.size == seeker.size or bool(seeker.append_outcome)
+        return answers  # the server may have rewritten what was uploaded
+    return bool(row.message_id) or row.size == seeker.size or answers
 
 
-def _hold_twin_uploads(made: Plan) -> None:
+def _hold_twin_uploads(made: Plan, counts: Counts) -> None:
+    """Two tools on one folder upload each other's copies without end; a few copies are a user's business."""
     twins = [action for action in made.appends if action.row.twins]
-    if len(twins) > MAX_TWIN_UPLOADS:
+    if twins and len(twins) + counts.recent_twins > MAX_TWIN_UPLOADS:
         made.twin_uploads = len(twins)
         made.appends = [action for action in made.appends if not action.row.twins]
 

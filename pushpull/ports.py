@@ -103,6 +103,14 @@ class Remote(Protocol):
     def qresync(self) -> bool:
         """QRESYNC is offered, enabled, and not disabled."""
 
+    @property
+    def exists(self) -> int:
+        """How many messages the open mailbox holds, by all that the server said so far."""
+
+    @property
+    def gmail(self) -> bool:
+        """X-GM-EXT-1 is offered: by default such a server expunges what is marked deleted."""
+
     def open(self, mailbox: str, since: Since | None, *, read_only: bool = False) -> Opening:
         """SELECT (EXAMINE with `read_only`). MailboxMissing when the server says NO for good."""
 
@@ -171,6 +179,9 @@ class Local(Protocol):
     """One Maildir folder. Every method raises LocalDiskError when the disk fails."""
 
     def exists(self) -> bool: ...
+    def has(self, directory: str) -> bool:
+        """There is a directory of that name in the folder."""
+
     def create(self) -> None:
         """Make the folder with cur/, new/ and tmp/ (0700), parents too."""
 

@@ -12,7 +12,11 @@ LATER = frozenset({"UNAVAILABLE", "INUSE", "LIMIT", "THROTTLED", "SERVERBUG"})
 _MAILBOX = frozenset({"TRYCREATE", "NONEXISTENT"})
 _FULL = frozenset({"OVERQUOTA"})
 # Exchange, Cyrus, Gmail and others say 'later' in words only.
-_LATER_WORDS = re.compile(r"unavailable|try (?:again|later)|temporar|too many|too busy|timed? ?out", re.IGNORECASE)
+_LATER_WORDS = re.compile(
+    r"unavailable|try (?:again|later)|temporar|too many (?:simultaneous |concurrent |open )?(?:connections|requests)"
+    r"|too busy|timed? ?out",
+    re.IGNORECASE,
+)
 
 
 def busy(command: Command, peer: str) -> ServerBusy | None:

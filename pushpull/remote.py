@@ -75,6 +75,16 @@ class Session:
 
     # --- opening -----------------------------------------------------------------------------------------------
 
+    @property
+    def exists(self) -> int:
+        """How many messages the open mailbox holds, by all that the server said so far."""
+        return self._exists or 0
+
+    @property
+    def gmail(self) -> bool:
+        """X-GM-EXT-1 is offered: by default such a server expunges what is marked deleted."""
+        return "X-GM-EXT-1" in self.extensions.offered
+
     def open(self, mailbox: str, since: Since | None, *, read_only: bool = False) -> OpenedMailbox:
         """As ports.Remote; all commands leave in one go, so it costs one round trip."""
         name = mailbox_name(mailbox)

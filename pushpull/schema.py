@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """The layout of the state file. Facts and one base, never pending work.
 
-`pair`: one mailbox and one folder of one account. `pairing`: one message, known on one or both sides. `mark`:
-deletion marks of late, for guards that look at a window of time. Flags are the bits of `flags.py`.
+`pair`: one mailbox and one folder of one account. `pairing`: one message, known on one or both sides. `mark`: what was
+marked of late, for guards that look at a window of time; it may name rows that are gone since. Flags are the bits of
+`flags.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,13 @@ APPLICATION_ID = 0x70757368  # "push": tells a pushpull state from any other SQL
 
 # A UID that has no file yet. Without rows that seek a UID each stands for itself, so they are taken in slices.
 ARRIVAL = "(uid IS NOT NULL AND NOT expunged AND uniquename IS NULL AND NOT gone)"
+
+# A row without a UID that one may be found for (`plan.seeks_uid`), or an expunged one that is not settled.
+SEEKER = (
+    "((uid IS NULL AND NOT expunged AND (NOT gone OR old_uidvalidity <> 0 OR append_outcome <> ''))"
+    " OR (expunged AND NOT gone AND uniquename IS NOT NULL"
+    "  AND (local_flags <> base_flags OR remote_flags <> base_flags)))"
+)
 
 # Any other row that a plan may have to act on. Settled rows (both sides and the base alike) are the vast majority: the
 # partial indexes make the cost of a cycle follow the changes, not the mailbox.
@@ -46,7 +54,7 @@ CREATE TABLE pair (
 ) STRICT;
 
 CREATE TABLE pairing (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     pair INTEGER NOT NULL REFERENCES pair (id) ON DELETE CASCADE,
     uid INTEGER,
     remote_flags INTEGER NOT NULL DEFAULT 0,
@@ -69,6 +77,7 @@ CREATE TABLE pairing (
     stamp_inode INTEGER NOT NULL DEFAULT 0,
     unsynced_boot TEXT NOT NULL DEFAULT '',
     old_uidvalidity INTEGER NOT NULL DEFAULT 0,
+    detached_at REAL NOT NULL DEFAULT 0,
     append_attempts INTEGER NOT NULL DEFAULT 0,
     append_uidnext INTEGER,
     append_outcome TEXT NOT NULL DEFAULT '' CHECK (append_outcome IN ('', 'open', 'accepted')),
@@ -83,16 +92,16 @@ CREATE UNIQUE INDEX pairing_uniquename ON pairing (pair, uniquename) WHERE uniqu
 CREATE INDEX pairing_digest ON pairing (pair, digest) WHERE digest IS NOT NULL;
 CREATE INDEX pairing_todo ON pairing (pair) WHERE {TODO};
 CREATE INDEX pairing_arrivals ON pairing (pair, uid) WHERE {ARRIVAL};
+CREATE INDEX pairing_seekers ON pairing (pair) WHERE {SEEKER};
 CREATE INDEX pairing_expunged ON pairing (pair, message_id) WHERE expunged;
 CREATE INDEX pairing_drafts ON pairing (pair) WHERE local_flags & 1;
 CREATE INDEX pairing_unsynced ON pairing (pair) WHERE unsynced_boot <> '';
 
 CREATE TABLE mark (
     pair INTEGER NOT NULL REFERENCES pair (id) ON DELETE CASCADE,
-    side TEXT NOT NULL CHECK (side IN ('local', 'remote')),
+    side TEXT NOT NULL CHECK (side IN ('local', 'remote', 'twin')),
+    pairing INTEGER NOT NULL,
     at REAL NOT NULL,
-    count INTEGER NOT NULL
-) STRICT;
-
-CREATE INDEX mark_window ON mark (pair, side, at);
+    PRIMARY KEY (pair, side, pairing)
+) STRICT, WITHOUT ROWID;
 """

@@ -220,7 +220,8 @@ class _Run:
             pair = store.update_pair(store.forget_pair(pair), generation=newest)
             trust = Trust.FIRST
         if not self._options.dry_run:
-            local.create()
+            if trust is Trust.FIRST:
+                local.create()  # a known folder that lacks cur/ is not the one it was
             local.probe()
             local.clean_tmp()
         return _Prepared(pairing, pair, local, trust)

@@ -61,7 +61,9 @@ class Store:
         memory = _configure(sqlite3.connect(":memory:", isolation_level=None))
         with translate(path):
             if os.path.exists(path) and os.path.getsize(path):
-                source = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_SECONDS)
+                # Without a write-ahead log beside it the file is whole, and reading it need not make one.
+                mode = "mode=ro" if os.path.exists(f"{path}-wal") else "mode=ro&immutable=1"
+                source = sqlite3.connect(f"{Path(path).absolute().as_uri()}?{mode}", uri=True, timeout=BUSY_SECONDS)
                 try:
                     _check_version(source, path)
                     source.backup(memory)
@@ -110,7 +112,7 @@ class Store:
     def pairs(self) -> list[Pair]:
         """Every pair that the state knows."""
         with translate(self.path):
-            return [_pair(row) for row in self.db.execute(f"SELECT {_PAIR_COLUMNS} FROM pair ORDER BY id")]  # noqa: S608
+            return [_pair(row) for row in self.db.execute(f"SELECT {_PAIR_COLUMNS} FROM pair ORDER BY id")]
 
     def find_pair(self, key: PairKey) -> Pair | None:
         """The pair of that name, or None when it was never synchronised."""
@@ -123,7 +125,7 @@ class Store:
     def add_pair(self, key: PairKey) -> Pair:
         """Make a pair known. Nothing was observed of it yet."""
         with self.transaction() as db:
-            db.execute("INSERT INTO pair (host, login, local, remote) VALUES (?, ?, ?, ?)", astuple(key))
+            db.execute("INSERT OR IGNORE INTO pair (host, login, local, remote) VALUES (?, ?, ?, ?)", astuple(key))
         found = self.find_pair(key)
         assert found is not None  # noqa: S101
         return found
@@ -136,7 +138,7 @@ class Store:
             values["canary"] = json.dumps([astuple(identity) for identity in changed.canary])
         columns = ", ".join(f"{name} = :{name}" for name in values)
         with self.transaction() as db:
-            db.execute(f"UPDATE pair SET {columns} WHERE id = :id", values | {"id": pair.id})  # noqa: S608
+            db.execute(f"UPDATE pair SET {columns} WHERE id = :id", values | {"id": pair.id})
         return changed
 
     def forget_pair(self, pair: Pair) -> Pair:

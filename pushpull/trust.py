@@ -32,7 +32,7 @@ def judge(
     marker: Marker | None, pair: Pair | None, key: PairKey, *, state_id: str, others: Iterable[Pair], exists: bool
 ) -> Trust:
     """The verdict. `pair` is what the state knows of `key`, `others` are its other pairs."""
-    known = pair is not None and pair.generation > 0
+    known = pair is not None and pair.marker_generation > 0
     if not exists:
         return Trust.MISSING if known else Trust.FIRST
     if marker is None:

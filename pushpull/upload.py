@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from pushpull.dates import from_epoch
 from pushpull.download import local_file, tell_failure
-from pushpull.errors import MessageError, ServerBusy
+from pushpull.errors import MailboxMissing, MessageError, ServerBusy
 from pushpull.message import to_crlf
 from pushpull.model import FileStamp, MailboxState, Pair, Pairing, Tally, Uid
 from pushpull.observed import LocalRows
@@ -55,9 +55,10 @@ class Uploader:
         self._before_upload, self._check_stop = before_upload, check_stop
         self.uploaded: list[Uid] = []
         self.awaiting = False
+        self.reread = 0
 
     def run(self, actions: Sequence[Append]) -> int:
-        """Returns how many rows got an outcome (an upload, a refusal, a new content)."""
+        """Returns how many rows got an outcome: an upload or a refusal. `reread` counts files found changed."""
         if not actions:
             return 0
         self._before_upload()
@@ -100,8 +101,9 @@ class Uploader:
                 self._outcomes.append_refused(row)
                 self._fail(row, f"the server refuses it: {error}")
                 return True
-            except ServerBusy:
+            except (ServerBusy, MailboxMissing) as error:
                 self._outcomes.append_refused(row)
+                self._fail(row, str(error))  # not due now: a new session goes on with the others
                 raise
         uid = appended.uid if appended.uidvalidity in (None, self._state.uidvalidity) else None
         self._accepted(row, uid, stamp)
@@ -130,7 +132,8 @@ class Uploader:
         if read is None:
             return False
         self._outcomes.content_changed(row, *read)
-        return True
+        self.reread += 1
+        return False
 
     def _accepted(self, row: Pairing, uid: Uid | None, stamp: FileStamp) -> None:
         name = printable(row.uniquename or b"")
@@ -157,7 +160,7 @@ class Uploader:
         return tuple(word for word in allowed if word.lower() in self._state.keywords)
 
     def _fail(self, row: Pairing, reason: str, *, aside: bool = False) -> None:
-        count = self._outcomes.failed(row, reason, self._clock(), count=3 if aside else None)
+        count = self._outcomes.failed(row, reason, self._clock(), count=3 if aside else 0)
         tell_failure(self._report, self._tally, printable(row.uniquename or b""), reason, count)
 
 

@@ -2,8 +2,8 @@
 """In-memory twins of both sides, strict about how they are used, and a script of what goes wrong when.
 
 `MemoryServer` and `MemoryFolder` outlive a run; other clients and the user work on them directly. `MemoryRemote` and
-`MemoryLocal` are what one run of the engine holds (`ports.Remote`, `ports.Local`). Every call is a numbered step of the
-`Script`, before and after its effect, so a test can let a fault, an edit by somebody else, or a kill happen at any step.
+`MemoryLocal` are what one run of the engine holds (`ports.Remote`, `ports.Local`). Every call is a numbered step of
+the `Script`, before and after its effect, so that a fault, an edit by somebody else, or a kill can happen at any step.
 
 The contract suites in tests/contract run against these and against the real ones.
 """
@@ -219,12 +219,19 @@ class MemoryOpening:
 
 
 class MemoryRemote:
-    """One session (`ports.Remote`). `attempted` tells whether an APPEND of these bytes was committed as attempted."""
+    """One session (`ports.Remote`). `attempted` tells whether an APPEND of these bytes was committed as attempted;
+    a `strict` one is a fault of the test when it is used after the link was lost."""
 
     def __init__(
-        self, server: MemoryServer, script: Script | None = None, attempted: Callable[[bytes], bool] | None = None
+        self,
+        server: MemoryServer,
+        script: Script | None = None,
+        attempted: Callable[[bytes], bool] | None = None,
+        *,
+        strict: bool = True,
     ) -> None:
         self.server = server
+        self._strict = strict
         self.opening: MemoryOpening | None = None
         self._script = script or Script()
         self._attempted = attempted
@@ -241,9 +248,19 @@ class MemoryRemote:
     def qresync(self) -> bool:
         return self.server.condstore and self.server.qresync
 
+    @property
+    def exists(self) -> int:
+        return len(self._known)
+
+    @property
+    def gmail(self) -> bool:
+        return False
+
     def step(self, name: str) -> None:
-        assert not self._lost, "used after ConnectionLost"
         assert not self._closed, "used after close"
+        if self._lost:
+            assert not self._strict, "used after ConnectionLost"
+            raise ConnectionLost("the link is lost")
         try:
             self._script.step(f"remote.{name}")
         except ConnectionLost:
@@ -251,6 +268,9 @@ class MemoryRemote:
             raise
         if self._selected:
             self._notice()
+
+    def cut(self) -> None:
+        self._lost, self._strict = True, False
 
     def _notice(self) -> None:
         """What the server tells with the answer to any command: EXISTS, VANISHED."""
@@ -260,7 +280,7 @@ class MemoryRemote:
         self._known = now
 
     def _command(self, name: str) -> None:
-        assert self._selected or name in ("open<", "status"), "no mailbox is selected"
+        assert self._selected or name in ("open<", "status", "append<"), "no mailbox is selected"
         self.opening = None
         self.step(name)
 
@@ -303,6 +323,8 @@ class MemoryRemote:
         except Mute:
             return None
         server = self.server
+        if mailbox != server.mailbox:
+            return None
         return MailboxState(server.uidvalidity, Uid(server.uidnext), len(server.messages))
 
     def moved(self) -> bool:
@@ -364,6 +386,8 @@ class MemoryRemote:
     ) -> Appended:
         assert not self._read_only
         self._command("append<")
+        if mailbox != self.server.mailbox:
+            raise MailboxMissing(f"no mailbox {mailbox}")
         body = b"".join(chunks)
         if len(body) != size:
             self._lost = True
@@ -466,6 +490,9 @@ class MemoryLocal:
 
     def exists(self) -> bool:
         return bool({b"new", b"cur"} & self.folder.directories)
+
+    def has(self, directory: str) -> bool:
+        return directory.encode() in self.folder.directories
 
     def create(self) -> None:
         missing = {b"tmp", b"new", b"cur"} - self.folder.directories

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from pushpull.errors import ConnectionLost, LocalDiskError, ServerBusy
 from pushpull.flags import ALL, DELETED, Flags, to_letters
-
 from tests.support.messages import crlf, mail
 from tests.sync.oracle import Oracle
 from tests.sync.world import Ran, World
@@ -188,7 +187,7 @@ class Story:
         self.oracle.noisy = self.oracle.reset = True
         ran = self.world.run(readopt=True)
         assert ran.error is None, (ran.error, ran.told)
-        assert not ran.tally.local_marked and not ran.tally.remote_marked
+        assert (ran.tally.local_marked, ran.tally.remote_marked) == (0, 0)
 
     def sync_with(self, events: dict[int, Callable[[str], None]]) -> Ran:
         """One run during which something happens."""

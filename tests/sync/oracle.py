@@ -2,10 +2,10 @@
 """What must be true of both sides when everything has come to rest, computed without the program under test.
 
 Each message that somebody made is a `Tale`: where it is, what both sides last agreed on, and which flags somebody
-touched since. In a *calm* round (edits, then undisturbed runs) the outcome of a message that has no copies is exact: a
-three-way merge in which a side that vanished counts as marked deleted. After a fault, a kill, or an edit in the middle of
-a run, a flag that was touched may come out either way, but the same on both sides; what was not touched stays. Copies of
-one content cannot be told apart, so of those only the number that is alive is bounded.
+touched since. In a *calm* round (edits, then undisturbed runs) the end of a message that has no copies is exact:
+a three-way merge in which a side that vanished counts as marked deleted. After a fault, a kill, or an edit in the middle
+of a run, a flag that was touched may come out either way, but the same on both sides; what was not touched stays.
+Copies of one content cannot be told apart, so of those only the number that is alive is bounded.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from pushpull.flags import ALL, DELETED, Flags
-
-from tests.twins import MemoryFile, local_file
 from tests.sync.world import World
+from tests.twins import MemoryFile, local_file
 
 
 @dataclass
@@ -138,17 +137,17 @@ class Oracle:
         known = sum(not tale.new and not tale.base & DELETED for tale in tales)
         lost = gained_here = gained_there = 0
         for tale in tales:
-            if tale.new and self.noisy:  # those of both sides may have been joined before one was deleted
-                gained_here += tale.name is not None
-                gained_there += tale.uid is not None
-                lost += bool((tale.touched | tale.base) & DELETED)
+            if self.noisy:  # an earlier run may have joined any two of them before one was deleted
+                lost += bool(tale.local_touched & DELETED) + bool(tale.remote_touched & DELETED)
+            if tale.new and self.noisy:
+                gained_here += tale.name is not None and not tale.base & DELETED
+                gained_there += tale.uid is not None and not tale.base & DELETED
             elif tale.new:
                 gained_here += tale.local is not None and not tale.local & DELETED
                 gained_there += tale.remote is not None and not tale.remote & DELETED
-            elif not tale.base & DELETED:
+            elif not tale.base & DELETED and not self.noisy:
                 here, there = sides(tale, self.world.server.mask)
-                lost += bool(here & DELETED) or bool(self.noisy and tale.local_touched & DELETED)
-                lost += bool(there & DELETED) or bool(self.noisy and tale.remote_touched & DELETED)
+                lost += bool(here & DELETED) + bool(there & DELETED)
         return max(0, known - lost + max(gained_here, gained_there))
 
     def verify(self, expected: dict[bytes, Expected]) -> None:
@@ -168,7 +167,7 @@ class Oracle:
             assert len(live_here) - len(alone) == len(live_there), ("the sides differ", *state)
             assert want.low <= len(live_here) <= want.high, ("copies were lost or made", *state)
             if want.single is not None:
-                assert len(local[body]) <= 1 and len(remote[body]) <= 1, ("there twice", *state)
+                assert max(len(local[body]), len(remote[body])) <= 1, ("there twice", *state)
                 here = files[local[body][0]][0] if local[body] else None
                 there = messages[remote[body][0]].flags if remote[body] else None
                 self._verify_flags(want.single, here, there)
@@ -188,7 +187,6 @@ class Oracle:
                 assert files[name][1].data == messages[uid].body.replace(b"\r\n", b"\n"), ("joined wrongly", row)
             elif name in files and uid is None and not (row["expunged"] and files[name][0] & DELETED):
                 aside = row["append_attempts"] >= 2 and self.lost_appends >= 2
-                if row["append_outcome"] == "accepted" and __import__("os").environ.get("HUNT"): aside = True
                 assert (row["old_uidvalidity"] and self.renumbered) or aside, ("neither there nor told of", row)
                 held.add(name)
         return held

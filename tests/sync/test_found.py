@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from pushpull.flags import DELETED, SEEN
-
+from pushpull.flags import DELETED
 from tests.sync.actors import Story
 
 
@@ -53,6 +52,16 @@ def test_an_upload_that_is_expunged_before_its_uid_was_told(story):
     story.user_adds(0)
     story.sync_with(at("remote.append>", lambda _: story.client_expunges(0)))
     story.sync()
+
+
+def test_the_uid_of_a_copy_that_was_uploaded_goes_to_no_copy_that_never_was(story):
+    """The attempt of the first was committed, then the program died; the second was uploaded by the next run."""
+    story.serve(uidplus=False)
+    story.user_adds(0)
+    story.user_adds(0)
+    story.sync_with(at("remote.append<", story.fault("kill")))
+    story.sync()
+    assert len(live_uids(story)) == 2
 
 
 @pytest.mark.parametrize("which", [0, 1])

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from pushpull.flags import ALL, SYSTEM
-
 from tests.sync.actors import BODIES, FLAGS, STRATEGIES, Story
 
+EDITS = ("client_flags", "client_expunges", "client_adds", "user_flags", "user_unlinks", "user_renames")
 WHICH = st.integers(0, 7)
 BODY = st.integers(0, len(BODIES) - 1)
 FLAG = st.sampled_from(FLAGS)
@@ -35,7 +35,8 @@ SERVER = st.fixed_dictionaries(
 class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self._directory = tempfile.TemporaryDirectory()
+        memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # thousands of state files, none of them for long
+        self._directory = tempfile.TemporaryDirectory(dir=memory)
         self.story = Story(Path(self._directory.name))
 
     @initialize(server=SERVER, mask=st.sampled_from((ALL, ALL, SYSTEM)))
@@ -93,7 +94,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         step=STEP,
-        edit=st.sampled_from(("client_flags", "client_expunges", "client_adds", "user_flags", "user_unlinks", "user_renames")),
+        edit=st.sampled_from(
+            ("client_flags", "client_expunges", "client_adds", "user_flags", "user_unlinks", "user_renames")
+        ),
         which=WHICH,
         flag=FLAG,
     )

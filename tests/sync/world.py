@@ -18,7 +18,6 @@ from pushpull.model import Pair, PairKey, Policy, Tally
 from pushpull.retry import Patience
 from pushpull.store import Store
 from pushpull.trust import Trust, judge
-
 from tests.twins import Clock, Killed, MemoryFolder, MemoryLocal, MemoryRemote, MemoryServer, Script
 
 KEY = PairKey("imap.example.org", "alice", "folder", "INBOX")
@@ -119,7 +118,9 @@ class World:
             store.close()
         return ran
 
-    def _synchronise(self, store: SteppedStore, local: MemoryLocal, ran: Ran, report: Silence, *, readopt: bool) -> None:
+    def _synchronise(
+        self, store: SteppedStore, local: MemoryLocal, ran: Ran, report: Silence, *, readopt: bool
+    ) -> None:
         pair, trust = self._prepare(store, local, readopt=readopt)
         session: list[MemoryRemote] = []
         pace = Pace()
@@ -149,9 +150,8 @@ class World:
     def _prepare(self, store: SteppedStore, local: MemoryLocal, *, readopt: bool) -> tuple[Pair, Trust]:
         """What the service does before a cycle; every question is answered with yes."""
         pair = store.find_pair(KEY) or store.add_pair(KEY)
-        exists = local.exists()
-        marker = local.read_marker() if exists else None
-        trust = judge(marker, pair, KEY, state_id=store.state_id, others=(), exists=exists)
+        marker = local.read_marker() if local.exists() else None
+        trust = judge(marker, pair, KEY, state_id=store.state_id, others=(), exists=local.exists())
         if not readopt and trust in (Trust.MISSING, Trust.OTHER_PAIRING, Trust.OTHER_STATE):
             raise Refused(f"the folder is {trust}")
         if readopt or trust in (Trust.NEWER, Trust.OTHER_ACCOUNT):
@@ -186,11 +186,9 @@ class World:
 
     def is_a_strangers(self) -> bool:
         """The state knows the pairing, but the folder is marked as another state's: a run refuses it."""
-        if self.folder.marker is None or not self.state.exists():
-            return False
         with closing(Store.open(str(self.state))) as store:
-            pair = store.find_pair(KEY)
-            return pair is not None and pair.generation > 0 and self.folder.marker.state_id != store.state_id
+            marker, pair = self.folder.marker, store.find_pair(KEY)
+            return judge(marker, pair, KEY, state_id=store.state_id, others=(), exists=True) is Trust.OTHER_STATE
 
     # --- what the state says -------------------------------------------------------------------------------------
 

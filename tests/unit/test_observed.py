@@ -179,7 +179,15 @@ def test_the_highest_uid_there_can_be_counts(store, remote):
 
 SEEKERS = {
     "a new file": (FILE, True),
-    "a file whose UID is expunged": ({"uid": 3, "expunged": 1, **FILE}, True),
+    "a file whose UID was just expunged": ({"uid": 3, "expunged": 1, "remote_flags": T, **FILE}, True),
+    "a file whose UID was expunged, undeleted here": (
+        {"uid": 3, "expunged": 1, "remote_flags": T, "base_flags": T, **FILE},
+        True,
+    ),
+    "a file whose UID was expunged, both marked": (
+        {"uid": 3, "expunged": 1, "remote_flags": T, "base_flags": T, "local_flags": T, **FILE},
+        False,
+    ),
     "an upload without an answer": ({"append_outcome": "open", **FILE}, True),
     "an upload without an answer whose file is gone": ({"append_outcome": "open", "gone": 1, **FILE}, True),
     "an accepted upload whose file is gone": ({"append_outcome": "accepted", "gone": 1, **FILE}, True),
@@ -203,20 +211,44 @@ def test_arrivals_are_identified_only_when_some_row_seeks_a_uid(store, remote, o
     assert remote.unidentified() == (UidSet.of([10]) if seeks else UidSet())
 
 
+CONTRADICTIONS = {
+    "the same message": ("m", None),
+    "another message": ("other", 5),
+    "a message without an id": ("", 5),
+}
+
+
+@pytest.mark.parametrize(("shown", "expected"), CONTRADICTIONS.values(), ids=CONTRADICTIONS)
+def test_a_uid_that_means_another_message_now(store, remote, shown, expected):
+    put(store, uid=5, message_id="m", **FILE)
+    put(store, uid=6, message_id="not downloaded")
+    put(store, uid=7, message_id="", uniquename=b"nameless")
+    identities = [Identity(Uid(uid), 1, "", "odd") for uid in (4, 6, 7)]
+    assert remote.contradicted([*identities, Identity(Uid(5), 1, "", shown)]) == expected
+
+
 # --- the server's side: a UIDVALIDITY died ----------------------------------------------------------------------------
 
 DEAD = {
     "on both sides": (
         {"uid": 5, "remote_flags": S, "local_flags": F, "base_flags": S, "refused_flags": R, **FILE},
-        {"uid": None, "remote_flags": 0, "local_flags": F, "base_flags": S, "refused_flags": 0, "old_uidvalidity": 77},
+        {
+            "uid": None,
+            "remote_flags": 0,
+            "local_flags": F,
+            "base_flags": S,
+            "refused_flags": 0,
+            "old_uidvalidity": 77,
+            "detached_at": 1234.5,
+        },
     ),
     "file gone": (
         {"uid": 5, "remote_flags": S, "local_flags": T, "gone": 1, **FILE},
-        {"uid": None, "remote_flags": 0, "local_flags": T, "gone": 1, "old_uidvalidity": 77},
+        {"uid": None, "remote_flags": 0, "local_flags": T, "gone": 1, "old_uidvalidity": 77, "detached_at": 1234.5},
     ),
     "file gone, its name taken by another": (
         {"uid": 5, "local_flags": T, "gone": 1},
-        {"uid": None, "gone": 1, "old_uidvalidity": 77},
+        {"uid": None, "gone": 1, "old_uidvalidity": 77, "detached_at": 1234.5},
     ),
     "not downloaded": ({"uid": 5}, None),
     "expunged before it was downloaded": ({"uid": 5, "expunged": 1}, None),
@@ -226,8 +258,8 @@ DEAD = {
     ),
     "new here": (FILE, {"uid": None, "old_uidvalidity": 0}),
     "an open upload": (
-        {"append_outcome": "open", **FILE},
-        {"uid": None, "append_outcome": "open", "old_uidvalidity": 0},
+        {"append_outcome": "open", "append_uidnext": 900, **FILE},
+        {"uid": None, "append_outcome": "open", "old_uidvalidity": 0, "append_uidnext": 1},
     ),
     "waiting since an earlier change": ({"old_uidvalidity": 3, **FILE}, {"uid": None, "old_uidvalidity": 3}),
 }
@@ -236,7 +268,7 @@ DEAD = {
 @pytest.mark.parametrize(("before", "after"), DEAD.values(), ids=DEAD)
 def test_when_a_uidvalidity_dies(store, remote, before, after):
     number = put(store, digest=b"d", message_id="m", **before)
-    waiting = remote.detach(77)
+    waiting = remote.detach(77, 1234.5)
     found = row(store, number)
     if after is None:
         assert found == {}
@@ -248,15 +280,15 @@ def test_when_a_uidvalidity_dies(store, remote, before, after):
 
 def test_a_uidvalidity_that_was_never_known_leaves_a_trace_too(store, remote):
     number = put(store, uid=5, **FILE)
-    assert remote.detach(0) == 1
+    assert remote.detach(0, 1.0) == 1
     assert columns(store, number, "old_uidvalidity") == (1,)
 
 
 def test_a_second_death_leaves_nothing_more_to_do(store, remote):
     put(store, uid=5, **FILE)
-    remote.detach(7)
+    remote.detach(7, 1.0)
     before = rows(store)
-    assert remote.detach(8) == 0
+    assert remote.detach(8, 2.0) == 0
     assert rows(store) == before
 
 
@@ -265,11 +297,11 @@ def test_a_second_death_leaves_nothing_more_to_do(store, remote):
 
 def test_a_scan_tells_what_is_absent_and_what_is_new(store, local):
     put(store, id=1, uniquename=b"here")
-    put(store, id=2, uniquename=b"away", digest=b"d", local_flags=S, unsynced_boot="b1")
+    put(store, id=2, uniquename=b"away", digest=b"d", local_flags=S, unsynced_boot="b1", directory="a3/cur")
     put(store, id=3, uniquename=b"gone before", gone=1)
     put(store, id=4, uid=9)
     local.load(scan(file(b"here"), file(b"new \xff", F, "a3/new", b"")))
-    assert local.absent() == [Absent(2, Uniquename(b"away"), b"d", S, "b1")]
+    assert local.absent() == [Absent(2, Uniquename(b"away"), b"d", S, "b1", "a3/cur")]
     assert list(local.fresh()) == [file(b"new \xff", F, "a3/new", b"")]
 
 
@@ -402,15 +434,15 @@ def test_a_touched_file_gets_its_new_stamp_only(store, local):
 
 
 def test_a_file_that_comes_back_may_be_that_of_a_gone_row_with_a_live_uid(store, local):
-    put(store, id=1, uid=20, gone=1, digest=b"digest", uniquename=b"a", local_flags=T)
+    put(store, id=1, uid=20, gone=1, digest=b"digest", uniquename=b"a", local_flags=T, directory="cur")
     put(store, id=2, uid=21, gone=1, digest=b"digest", local_flags=S | T)
     put(store, id=3, uid=22, gone=1, digest=b"another")
     put(store, id=4, uid=23, gone=1, expunged=1, digest=b"digest")
     put(store, id=5, gone=1, digest=b"digest")
     put(store, id=6, uid=24, digest=b"digest", uniquename=b"f")
     assert local.gone_rows_like(b"digest") == [
-        Absent(1, Uniquename(b"a"), b"digest", T, ""),
-        Absent(2, Uniquename(b""), b"digest", S | T, ""),
+        Absent(1, Uniquename(b"a"), b"digest", T, "", "cur"),
+        Absent(2, Uniquename(b""), b"digest", S | T, "", ""),
     ]
 
 

@@ -29,7 +29,8 @@ from pushpull.plan import (
 )
 
 T, S, F, R, P, D = DELETED, SEEN, FLAGGED, ANSWERED, FORWARDED, DRAFT
-NOW = 1_000_000.0
+NOW = 1_800_000_000.0
+DAY = 86_400.0
 ANSWERED_BEFORE = NOW - 10
 
 
@@ -193,6 +194,10 @@ SITUATIONS = {
         fresh(append_attempts=MAX_APPEND_ATTEMPTS, append_outcome="open", append_at=NOW),
         [],
     ),
+    "upload without answer, by a clock that was an hour ahead": (
+        fresh(append_attempts=1, append_outcome="open", append_at=NOW + 3600),
+        ["append 1"],
+    ),
     "upload accepted, its UID awaited": (fresh(append_attempts=1, append_outcome="accepted", append_at=1.0), []),
     "upload without answer, file gone, ten seconds not over": (
         vanished(append_outcome="open", append_at=NOW),
@@ -208,12 +213,28 @@ SITUATIONS = {
     ),
     # After a change of UIDVALIDITY.
     "known before the server numbered anew, without a partner": (fresh(**OLD), []),
-    "gone before the server numbered anew, without a partner": (vanished(**OLD), ["forget 1"]),
+    "gone before the server numbered anew, a while ago, without a partner": (
+        vanished(**OLD, detached_at=NOW - 29 * DAY),
+        [],
+    ),
+    "gone before the server numbered anew, long ago, without a partner": (
+        vanished(**OLD, detached_at=NOW - 31 * DAY),
+        ["forget 1"],
+    ),
     # It failed lately.
     "failed lately, new on the server": (arrival(due=False), []),
     "failed lately, new here": (fresh(due=False), []),
     "failed lately, flag added here": (both(local=S, due=False), []),
     "failed lately, file gone": (gone(due=False), []),
+    "failed lately, undeleted here": (expunged(base=T, due=False), []),
+    "failed lately, undeleted there": (gone(base=T, due=False), []),
+    "failed lately, flag added there": (both(remote=S, due=False), [f"set local 1 +{S} -0"]),
+    "failed lately, expunged": (expunged(due=False), [MARK_HERE]),
+    "failed lately, and vanished": (vanished(due=False), ["forget 1"]),
+    "failed lately, upload without answer just now": (
+        fresh(append_outcome="open", append_at=NOW, append_attempts=1, due=False),
+        [],
+    ),
 }
 
 
@@ -332,6 +353,24 @@ MEETINGS = {
         [arrival(1, message_id="m"), vanished(2, **TWIN, **OLD, received=True)],
         ["adopt 1 as 2"],
     ),
+    "an upload without answer, and a UID that was there before": (
+        [
+            arrival(1, message_id="", size=99),
+            fresh(2, message_id="", append_outcome="open", append_at=1.0, append_uidnext=Uid(2)),
+        ],
+        ["download 1", "append 2"],
+    ),
+    "an upload without answer, and a UID that is newer": (
+        [
+            arrival(2, message_id="", size=99),
+            fresh(1, message_id="", append_outcome="open", append_at=1.0, append_uidnext=Uid(2)),
+        ],
+        ["download 2 or 1"],
+    ),
+    "a draft edited in place: its old copy is marked when the new one is there": (
+        [gone(1, uniquename=None), fresh(2)],
+        ["append 2"],
+    ),
     "a file that is gone for good seeks nothing": (
         [arrival(1, message_id="m"), vanished(2, **TWIN)],
         ["download 1", "forget 2"],
@@ -420,8 +459,8 @@ def test_a_read_only_mailbox_still_comes_down(row, expected):
 def test_appends_that_wait_are_counted_and_the_latest_is_named():
     made = decide(
         [
-            fresh(1, append_outcome="open", append_at=NOW - 5),
-            fresh(2, append_outcome="open", append_at=NOW - 3),
+            fresh(1, append_outcome="open", append_at=NOW - 3),
+            fresh(2, append_outcome="open", append_at=NOW - 5),
             fresh(3, append_outcome="accepted", append_at=NOW - 1),
         ]
     )
@@ -454,6 +493,13 @@ def test_a_partner_may_not_be_appended_though_its_arrival_waits_for_another():
 def test_a_few_uploads_of_what_is_paired_already_are_fine():
     made = decide([fresh(number, twins=1) for number in range(1, MAX_TWIN_UPLOADS + 1)])
     assert (len(made.appends), made.twin_uploads) == (MAX_TWIN_UPLOADS, 0)
+
+
+def test_uploads_of_what_is_paired_add_up_over_a_day():
+    rows = [fresh(1, twins=1), fresh(2)]
+    assert said(decide(rows, counts=Counts(recent_twins=MAX_TWIN_UPLOADS - 1))) == ["append 1", "append 2"]
+    made = decide(rows, counts=Counts(recent_twins=MAX_TWIN_UPLOADS))
+    assert (said(made), made.twin_uploads) == (["append 2"], 1)
 
 
 def test_many_uploads_of_what_is_paired_already_are_held_the_others_go_on():
@@ -592,6 +638,7 @@ ROWS = st.builds(
     digest=st.sampled_from([None, b"x", b"y"]),
     received=st.booleans(),
     old_uidvalidity=st.sampled_from([0, 0, 7]),
+    detached_at=st.sampled_from([0.0, NOW - DAY]),
     append_attempts=st.integers(0, 3),
     append_uidnext=st.none() | st.integers(1, 30).map(Uid),
     append_outcome=st.sampled_from(["", "", "open", "accepted"]),
@@ -603,7 +650,13 @@ ROWS = st.builds(
     twins=st.integers(0, 2),
 )
 MANY_ROWS = st.lists(ROWS, max_size=12).map(lambda rows: [replace(row, id=n) for n, row in enumerate(rows, 1)])
-COUNTS = st.builds(Counts, paired=st.integers(0, 40), recent_local=st.integers(0, 6), recent_remote=st.integers(0, 6))
+COUNTS = st.builds(
+    Counts,
+    paired=st.integers(0, 40),
+    recent_twins=st.sampled_from([0, 60]),
+    recent_local=st.integers(0, 6),
+    recent_remote=st.integers(0, 6),
+)
 POLICIES = st.builds(
     Policy,
     local_delete_limit=st.integers(0, 6),
@@ -679,9 +732,10 @@ def may_be_one(waiting: Pairing, file: Pairing) -> bool:
         return waiting.due
     if waiting.message_id != (file.message_id or ""):
         return False
+    answer = file.append_outcome != "" and waiting.uid >= (file.append_uidnext or 0)
     if waiting.digest and file.digest and waiting.digest != file.digest:
-        return bool(file.append_outcome)
-    return bool(waiting.message_id or waiting.size == file.size or file.append_outcome)
+        return answer
+    return bool(waiting.message_id) or waiting.size == file.size or answer
 
 
 @law
@@ -704,7 +758,7 @@ def nobody_is_a_partner_and_handled_otherwise_too(rows, counts, policy, made):
 def a_row_gets_one_action_or_flags_on_both_sides(rows, counts, policy, made):
     exclusive = [action.row.id for action in made.actions if action not in made.remote_flags]
     assert len(exclusive) == len(set(exclusive))
-    assert {action.row.id for action in made.actions} <= {row.id for row in rows if row.due}
+    assert all(action.row.due or isinstance(action, SetLocal | Forget) for action in made.actions)
 
 
 @law

@@ -27,6 +27,10 @@ from pushpull.errors import (
 from pushpull.retry import ATTEMPTS, LONGEST_GAP, SECONDS, Patience, passes_by_itself
 
 
+def nothing(*_):
+    """Tells nobody, waits for nothing."""
+
+
 class World:
     """Clock, pauses, progress, and a script of what each attempt does."""
 
@@ -93,6 +97,15 @@ def test_three_attempts_and_then_the_last_error_is_raised_as_it_is():
     assert caught.value is errors[2]
 
 
+@pytest.mark.parametrize("attempts", [1, 2, 5])
+def test_another_number_of_attempts(attempts):
+    world = World(LOST)
+    patience = Patience(nothing, attempts=attempts, clock=lambda: 0.0, pause=nothing, tell=nothing)
+    with pytest.raises(ConnectionLost):
+        patience(world.attempt)
+    assert world.attempts == attempts
+
+
 def test_sixty_seconds_and_then_no_more():
     world = World(LOST, seconds=SECONDS)
     with pytest.raises(ConnectionLost):
@@ -126,6 +139,11 @@ def test_progress_sets_the_sixty_seconds_back():
     world = World(progress_then_lost, progress_then_lost, progress_then_lost, "done", seconds=SECONDS + 1)
     assert world.run() == "done"
     assert world.attempts == 4
+
+
+def test_progress_sets_the_sixty_seconds_back_for_the_failures_after_it():
+    world = World(progress_then_lost, LOST, "done", seconds=SECONDS / 2 + 1)
+    assert world.run() == "done"
 
 
 def test_progress_makes_the_gap_short_again():

@@ -144,8 +144,9 @@ def test_a_state_restored_after_such_a_crash_is_older_than_its_folder(steps):
 
 
 def test_a_crash_of_the_first_cycle_before_its_marker_was_written():
-    """Nothing was delivered yet, so nothing can be missing; the marker is written anew."""
-    assert verdict(None, known(1, marker=0)) is Trust.UNMARKED
+    """Nothing was delivered yet, so nothing can be missing: it was never synchronised."""
+    assert verdict(None, known(1, marker=0)) is Trust.FIRST
+    assert verdict(None, known(1, marker=0), exists=False) is Trust.FIRST
 
 
 @pytest.mark.parametrize(
