@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from pushpull.dates import to_epoch
 from pushpull.errors import ConnectionLost, MessageError, ServerBusy
-from pushpull.flags import ALL, DRAFT, Flags
+from pushpull.flags import ALL, DELETED, DRAFT, Flags
 from pushpull.message import Likeness, same_message
 from pushpull.model import FileStamp, LocalFile, Pairing, Tally, Uid, UidSet
 from pushpull.outcomes import SET_ASIDE_AFTER, Outcomes
@@ -26,6 +26,7 @@ from pushpull.wording import printable
 
 BATCH_MESSAGES = 500
 BATCH_BYTES = 8 << 20
+_ANSWERS = ("accepted", "open", "")
 
 
 @dataclass(slots=True)
@@ -236,10 +237,14 @@ def tell_failure(report: Report, tally: Tally, what: str, reason: str, count: in
         report.line(logging.WARNING, f"failed: {what}: {printable(reason)}; it will be tried again")
 
 
-def _preference(row: Pairing, flags: Flags) -> tuple[bool, bool, int, int]:
-    """Of identical copies the one whose flags agree comes first, so each keeps its own."""
+def _preference(row: Pairing, flags: Flags) -> tuple[int, int, bool, int]:
+    """Which of identical copies a UID belongs to: one that the server took, one that it may have taken, any; then the
+    one whose flags agree, so each keeps its own.
+    """
     known = row.base_flags if row.old_uidvalidity else row.local_flags
-    return (not row.append_outcome, not row.has_local, (known ^ flags).bit_count(), row.id)
+    if row.gone:
+        known |= DELETED
+    return (_ANSWERS.index(row.append_outcome), (known ^ flags).bit_count(), not row.has_local, row.id)
 
 
 def _name(row: Pairing) -> str:

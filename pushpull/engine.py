@@ -28,6 +28,7 @@ from pushpull.wording import printable
 ANSWER_SECONDS = 10.0
 MAX_QUIET_PASSES = 3
 MAX_WAITS = 2
+MAX_LOOKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,21 +127,29 @@ class Cycle:
             repair=not settings.dry_run,
             report=self._report,
         )
-        look = observer.look()
-        self._check_marker()
-        if not look.complete and self.trust is not Trust.SAME:
-            raise Temporary(
-                f"{printable(settings.folder)} changes too fast to tell what is missing; nothing was changed",
-                remedy="try again when no other program works in it",
-            )
-        if self.trust is Trust.UNMARKED:
-            self._unmarked(len(look.absent))
-        tally.renamed += observer.take_in(look.absent, believe=self.trust is not Trust.OLDER)
+        for _ in range(MAX_LOOKS):
+            look = observer.look()
+            self._check_marker()
+            if not look.complete and self.trust is not Trust.SAME:
+                raise self._restless()
+            if self.trust is Trust.UNMARKED:
+                self._unmarked(len(look.absent))
+            tally.renamed += observer.take_in(look, believe=self.trust is not Trust.OLDER)
+            if not observer.missed:
+                break
+        else:
+            raise self._restless()
         tally.failed += observer.unreadable
         if self.trust is not Trust.SAME:
             self._raise_generation()
             self.trust = Trust.SAME
         return look.complete
+
+    def _restless(self) -> Temporary:
+        return Temporary(
+            f"{printable(self._settings.folder)} changes too fast to tell what is in it; nothing was changed",
+            remedy="try again when no other program works in it",
+        )
 
     def _check_marker(self) -> None:
         """The folder was judged before the connection was made; it is still the one that the scan showed."""

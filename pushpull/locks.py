@@ -20,7 +20,10 @@ def pair_lock(state_path: str, pair_id: int) -> Iterator[None]:
     except OSError as error:
         raise LocalDiskError(f"lock file {path}: {error.strerror}", remedy="check its permissions") from error
     try:
-        _take(descriptor)
+        try:
+            _take(descriptor)
+        except OSError as error:
+            raise LocalDiskError(f"lock file {path}: {error.strerror}", remedy="check the disk") from error
         yield
     finally:
         os.close(descriptor)

@@ -42,6 +42,7 @@ class LocalObserver:
         self._repair = repair
         self._rows = LocalRows(store, pair_id)
         self.unreadable = 0
+        self.missed = 0  # new names that were gone again before they were read: who knows what they are called now
 
     def look(self) -> LocalSight:
         """Scan, and scan again before an absence is reported."""
@@ -77,18 +78,21 @@ class LocalObserver:
                     remedy="restore it, or run with --readopt: what it held is downloaded again",
                 )
 
-    def take_in(self, absent: Sequence[Absent], *, believe: bool) -> int:
+    def take_in(self, sight: LocalSight, *, believe: bool) -> int:
         """Write what was seen. `believe` False: the folder is an older copy, so what is missing was never deleted and
-        its flags are old news. Returns how many files were found under another name.
+        its flags are old news. When the folder never rested a new name may be a renamed file, so nothing is known to
+        be new. Returns how many files were found under another name.
         """
+        absent = sight.absent
         with self._store.transaction():
             self._rows.note_seen()
             if not believe:
                 self._rows.take_local_as_base()
         lost = {row.id for row in absent if row.unsynced_boot not in ("", self._boot)} | self._cut_short()
         kept = [row for row in absent if row.id not in lost]
+        self.missed = self.unreadable = 0
         edited = self._edited_drafts()
-        renamed, added = self._match(list(self._rows.fresh()), kept)
+        renamed, added = self._match(list(self._rows.fresh()) if sight.complete else [], kept)
         gone = [row.id for row in kept if row.id not in renamed]
         with self._store.transaction():
             for row_id in edited:
@@ -132,7 +136,9 @@ class LocalObserver:
 
     def _read(self, file: LocalFile) -> tuple[Fingerprint, FileStamp] | None:
         try:
-            return self._local.fingerprint(file)
+            read = self._local.fingerprint(file)
+            self.missed += read is None
+            return read
         except MessageError as error:  # this file's own fault
             self.unreadable += 1
             self._report.line(logging.WARNING, f"left alone for now: {error}")

@@ -80,7 +80,7 @@ class RemoteObserver:
     def identify(self) -> None:
         """Look at size and Message-ID of UIDs that may be the same message as some file."""
         for ranges in _batches(self._rows.unidentified(), BATCH):
-            self._rows.note_identities(self._remote.identities(ranges))
+            self._rows.note_identities(list(self._remote.identities(ranges)))  # no transaction spans the network
 
     def look_at(self, uids: Iterable[Uid]) -> None:
         """Take in the flags of a few UIDs, just uploaded."""

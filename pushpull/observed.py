@@ -316,7 +316,7 @@ class LocalRows:
         with translate(self._store.path):
             rows = self._store.db.execute(
                 "SELECT id, uniquename, directory, info, local_flags, stamp_size, stamp_mtime, stamp_inode, digest"
-                " FROM pairing WHERE pair = ? AND local_flags & 1 AND NOT gone AND uniquename IS NOT NULL",
+                " FROM pairing WHERE pair = ? AND local_flags & 1 AND NOT gone AND +uniquename IS NOT NULL",
                 (self._pair,),
             ).fetchall()
         return [
@@ -329,7 +329,8 @@ class LocalRows:
         with translate(self._store.path):
             rows = self._store.db.execute(
                 "SELECT id, uniquename, directory, info, local_flags, stamp_size FROM pairing"
-                " WHERE pair = ? AND unsynced_boot NOT IN ('', ?) AND uniquename IS NOT NULL AND NOT gone",
+                " WHERE pair = ? AND unsynced_boot <> '' AND unsynced_boot <> ? AND +uniquename IS NOT NULL"
+                " AND NOT gone",
                 (self._pair, boot),
             ).fetchall()
         return [

@@ -72,7 +72,7 @@ class Outcomes:
             f" UNION ALL SELECT * FROM (SELECT {_COLUMNS} FROM pairing INDEXED BY pairing_arrivals"
             f" WHERE pair = :pair AND {ARRIVAL} AND (:seekers OR {_DUE}) ORDER BY uid DESC LIMIT :limit)"
             f" UNION ALL SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND expunged AND NOT {TODO}"
-            "  AND uniquename IS NOT NULL AND NOT gone AND message_id IN"
+            "  AND +uniquename IS NOT NULL AND NOT gone AND message_id IN"
             f"  (SELECT message_id FROM pairing WHERE pair = :pair AND {ARRIVAL})"
         )
         values = {
@@ -131,18 +131,18 @@ class Outcomes:
         with self._store.transaction() as db:
             where = f"WHERE pair = ? AND {TODO} AND "
             db.execute(
-                f"UPDATE pairing SET local_flags = remote_flags {where}"
+                f"UPDATE pairing INDEXED BY pairing_todo SET local_flags = remote_flags {where}"
                 f"gone AND uid IS NOT NULL AND NOT expunged AND remote_flags & {DELETED} AND local_flags & {DELETED}",
                 (self._pair,),
             )
             db.execute(
-                f"UPDATE pairing SET remote_flags = local_flags {where}"
+                f"UPDATE pairing INDEXED BY pairing_todo SET remote_flags = local_flags {where}"
                 f"expunged AND uniquename IS NOT NULL AND NOT gone AND local_flags & {DELETED}",
                 (self._pair,),
             )
             differing = "((local_flags | remote_flags) & ~(local_flags & remote_flags))"
             db.execute(
-                f"UPDATE pairing SET base_flags = (base_flags & {differing}) | (local_flags & remote_flags) {where}"
+                f"UPDATE pairing INDEXED BY pairing_todo SET base_flags = (base_flags & {differing}) | (local_flags & remote_flags) {where}"
                 "(uid IS NOT NULL OR expunged) AND (uniquename IS NOT NULL OR gone)",
                 (self._pair,),
             )

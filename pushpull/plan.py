@@ -28,6 +28,7 @@ MAX_TWIN_UPLOADS = 50
 # A mailbox that is being moved to another server may take days to be complete.
 DETACHED_SECONDS = 30 * 86_400.0
 CLOCK_SECONDS = 60.0
+MAX_UNIDENTIFIED = 3  # failures after which a UID that the server does not identify holds up no upload any more
 LARGE_EXPUNGE = 1000
 
 
@@ -186,7 +187,7 @@ def plan(
     meetings = _Meetings(rows)
     for row in rows:
         _plan_row(row, made, meetings, policy, complete=complete, answered_before=answered_before)
-    if any(row.has_local and row.uid is None and not row.expunged for row in rows):
+    if any(row.has_local and row.uid is None and not row.expunged and not row.old_uidvalidity for row in rows):
         # A draft edited in place: its old copy is marked only when the new one is on the server.
         made.remote_marks = [action for action in made.remote_marks if action.row.uniquename is not None]
     _hold_twin_uploads(made, counts)
@@ -306,7 +307,7 @@ class _Meetings:
         for row in rows:
             if row.has_remote and row.uniquename is None and not row.gone:
                 if row.message_id is None:
-                    self._unidentified = self._unidentified or row.due
+                    self._unidentified = self._unidentified or row.due or row.problem_count < MAX_UNIDENTIFIED
                 else:
                     self._arrivals[row.message_id].append(row)
             elif seeks_uid(row):

@@ -62,15 +62,17 @@ class Patience:
         return self._retrying(attempt)
 
     def _exhausted(self, _state: RetryCallState) -> bool:
-        seen = self._progress()
-        if seen != self._seen:
-            self._seen, self._since, self._attempts = seen, self._clock(), 0
-            return False
-        self._attempts += 1
         return self._attempts >= self._allowed or self._clock() - self._since >= SECONDS
 
     def _gap(self, _state: RetryCallState) -> float:
-        """Jittered exponential: programs that were cut off together do not come back together."""
+        """Jittered exponential: programs that were cut off together do not come back together. Asked before
+        `_exhausted`, so the failed attempt is counted here.
+        """
+        seen = self._progress()
+        if seen != self._seen:
+            self._seen, self._since, self._attempts = seen, self._clock(), 0
+        else:
+            self._attempts += 1
         longest = min(2.0**self._attempts, LONGEST_GAP)
         return random.uniform(longest / 2, longest)  # noqa: S311
 

@@ -45,7 +45,7 @@ class Store:
 
         Raises StateUnusable when the file is corrupt, no state of pushpull's, or newer than this program.
         """
-        with translate(path):
+        with translate(path), _translate_file(path):
             _make_file(path)
             connection = _connect(path)
             try:
@@ -59,17 +59,14 @@ class Store:
     def snapshot(cls, path: str) -> Store:
         """A copy in memory, for a dry run: nothing is written to the file, nor is it created."""
         memory = _configure(sqlite3.connect(":memory:", isolation_level=None))
-        with translate(path):
-            if os.path.exists(path) and os.path.getsize(path):
-                # Without a write-ahead log beside it the file is whole, and reading it need not make one.
-                mode = "mode=ro" if os.path.exists(f"{path}-wal") else "mode=ro&immutable=1"
-                source = sqlite3.connect(f"{Path(path).absolute().as_uri()}?{mode}", uri=True, timeout=BUSY_SECONDS)
-                try:
-                    _check_version(source, path)
-                    source.backup(memory)
-                finally:
-                    source.close()
-            _prepare(memory, path)
+        try:
+            with translate(path), _translate_file(path):
+                if os.path.exists(path) and os.path.getsize(path):
+                    _copy(path, memory)
+                _prepare(memory, path)
+        except BaseException:
+            memory.close()
+            raise
         return cls(memory, path)
 
     def close(self) -> None:
@@ -182,6 +179,12 @@ def translate(path: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _translated(error, path) from error
+
+
+@contextmanager
+def _translate_file(path: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise LocalDiskError(
             f"state file {path}: {error.strerror}", remedy="check the path, its permissions, and the free space"
@@ -225,6 +228,17 @@ def _configure(connection: sqlite3.Connection) -> sqlite3.Connection:
     return connection
 
 
+def _copy(path: str, memory: sqlite3.Connection) -> None:
+    # Without a write-ahead log beside it the file is whole, and reading it need not make one.
+    mode = "mode=ro" if os.path.exists(f"{path}-wal") else "mode=ro&immutable=1"
+    source = sqlite3.connect(f"{Path(path).absolute().as_uri()}?{mode}", uri=True, timeout=BUSY_SECONDS)
+    try:
+        _check_version(source, path)
+        source.backup(memory)
+    finally:
+        source.close()
+
+
 def _check_version(connection: sqlite3.Connection, path: str) -> int:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -259,14 +273,15 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
             connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # a full disk ends it by itself
+            connection.execute("ROLLBACK")
         raise
 
 
 def keep_corrupt_aside(path: str, suffix: str) -> str:
     """Move a corrupt state file, with its log, out of the way; returns its new name."""
     kept = f"{path}.corrupt-{suffix}"
-    with translate(path):
+    with _translate_file(path):
         for tail in ("", "-wal", "-shm"):
             if os.path.exists(path + tail):
                 os.rename(path + tail, kept + tail)

@@ -166,10 +166,9 @@ class Story:
         if name in files:
             flags, file = files[name]
             self.oracle.born_locally(file.data, name, flags)  # type: ignore[attr-defined]
-            self.oracle.tales[-1].local_touched = ALL
             for tale in self.oracle.tales:
                 if tale.body == file.data:  # type: ignore[attr-defined]
-                    tale.renamed = True
+                    tale.renamed, tale.local_touched = True, ALL
 
     # --- runs ----------------------------------------------------------------------------------------------------
 

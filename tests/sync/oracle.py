@@ -2,8 +2,8 @@
 """What must be true of both sides when everything has come to rest, computed without the program under test.
 
 Each message that somebody made is a `Tale`: where it is, what both sides last agreed on, and which flags somebody
-touched since. In a *calm* round (edits, then undisturbed runs) the end of a message that has no copies is exact:
-a three-way merge in which a side that vanished counts as marked deleted. After a fault, a kill, or an edit in the middle
+touched since. In a *calm* round (edits, then undisturbed runs) the end of a message that has no copies is exact: a
+three-way merge in which a side that vanished counts as marked deleted. After a fault, a kill, or an edit in the middle
 of a run, a flag that was touched may come out either way, but the same on both sides; what was not touched stays.
 Copies of one content cannot be told apart, so of those only the number that is alive is bounded.
 """

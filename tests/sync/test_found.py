@@ -64,6 +64,16 @@ def test_the_uid_of_a_copy_that_was_uploaded_goes_to_no_copy_that_never_was(stor
     assert len(live_uids(story)) == 2
 
 
+def test_a_new_file_that_is_renamed_before_it_is_read(story):
+    """It was delivered, its row was not committed: only its content tells that it is no other message."""
+    story.client_adds(0)
+    story.sync_with(at("local.deliver>", story.fault("lost")))
+    assert len(story.world.folder.files) == 1
+    story.sync_with(at("local.scan>", lambda _: story.user_renames(0)))
+    story.sync()
+    assert len(story.world.folder.files) == len(story.world.server.messages) == 1
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_deleted_copy_does_not_take_the_other_one_along_when_uids_change(story, which):
     story.client_adds(0)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Random stories over the twins and the real engine: after any of them an undisturbed run brings both sides together,
-nothing that nobody deleted is gone, and nothing is there twice."""
+nothing that nobody deleted is gone, and nothing is there twice.
+
+HYPOTHESIS_PROFILE=dev makes it search longer, elsewhere each time, and shorten what it finds."""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import hypothesis.strategies as st
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from pushpull.flags import ALL, SYSTEM
@@ -145,6 +147,7 @@ TestMachine.settings = settings(
     max_examples=1000 if _LARGE else 150,
     stateful_step_count=50 if _LARGE else 30,
     derandomize=not _LARGE,
+    phases=(Phase.generate, Phase.shrink) if _LARGE else (Phase.generate,),
     database=None,
     deadline=None,
     suppress_health_check=list(HealthCheck),

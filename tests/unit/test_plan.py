@@ -325,7 +325,7 @@ MEETINGS = {
         ["download 1"],
     ),
     "not looked at, and failed lately: it stops no upload": (
-        [arrival(1, message_id=None, size=None, due=False), fresh(2)],
+        [arrival(1, message_id=None, size=None, due=False, problem_count=3), fresh(2)],
         ["append 2"],
     ),
     "its download failed lately: the file that may be its twin waits": (
