@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from pushpull.download import local_file, tell_failure
 from pushpull.errors import MessageError
-from pushpull.flags import Flags
+from pushpull.flags import NONE, Flags
 from pushpull.message import Fingerprinter
 from pushpull.model import LocalFile, Pairing, RemoteView, Tally, Uid, UidSet
 from pushpull.observed import subtract
@@ -105,14 +106,11 @@ class Applier:
         """STORE, grouped by identical change."""
         groups: dict[tuple[Flags, Flags], list[SetRemote]] = defaultdict(list)
         for action in actions:
-            groups[action.add, action.remove].append(action)
-        done = 0
-        for (add, remove), group in groups.items():
-            if add:
-                done += self._store(group, add, 0)
-            if remove:
-                done += self._store(group, 0, remove)
-        return done
+            if action.add:
+                groups[action.add, NONE].append(replace(action, remove=NONE))
+            if action.remove:
+                groups[NONE, action.remove].append(replace(action, add=NONE))
+        return sum(self._store(group, add, remove) for (add, remove), group in groups.items())
 
     def _store(self, group: Sequence[SetRemote], add: Flags, remove: Flags) -> int:
         self._check_stop()

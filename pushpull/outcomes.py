@@ -142,7 +142,8 @@ class Outcomes:
             )
             differing = "((local_flags | remote_flags) & ~(local_flags & remote_flags))"
             db.execute(
-                f"UPDATE pairing INDEXED BY pairing_todo SET base_flags = (base_flags & {differing}) | (local_flags & remote_flags) {where}"
+                "UPDATE pairing INDEXED BY pairing_todo SET"
+                f" base_flags = (base_flags & {differing}) | (local_flags & remote_flags) {where}"
                 "(uid IS NOT NULL OR expunged) AND (uniquename IS NOT NULL OR gone)",
                 (self._pair,),
             )

@@ -186,7 +186,7 @@ class Oracle:
             if name in files and uid in messages:
                 assert files[name][1].data == messages[uid].body.replace(b"\r\n", b"\n"), ("joined wrongly", row)
             elif name in files and uid is None and not (row["expunged"] and files[name][0] & DELETED):
-                aside = row["append_attempts"] >= 2 and self.lost_appends >= 2
+                aside = (row["append_attempts"] >= 2 and self.lost_appends >= 2) or row["append_outcome"] == "accepted"
                 assert (row["old_uidvalidity"] and self.renumbered) or aside, ("neither there nor told of", row)
                 held.add(name)
         return held

@@ -19,7 +19,7 @@ from tests.sync.actors import BODIES, FLAGS, STRATEGIES, Story
 
 EDITS = ("client_flags", "client_expunges", "client_adds", "user_flags", "user_unlinks", "user_renames")
 WHICH = st.integers(0, 7)
-BODY = st.integers(0, len(BODIES) - 1)
+BODY = st.one_of(st.integers(0, 1), st.integers(0, len(BODIES) - 1))  # copies are worth a look
 FLAG = st.sampled_from(FLAGS)
 FEW_FLAGS = st.sampled_from((0, 0, 0, *FLAGS, 18))
 KIND = st.sampled_from(("lost", "lost", "busy", "mute", "kill"))
@@ -144,7 +144,7 @@ class Machine(RuleBasedStateMachine):
 _LARGE = os.environ.get("HYPOTHESIS_PROFILE") == "dev"
 TestMachine = Machine.TestCase
 TestMachine.settings = settings(
-    max_examples=1000 if _LARGE else 150,
+    max_examples=1000 if _LARGE else 300,
     stateful_step_count=50 if _LARGE else 30,
     derandomize=not _LARGE,
     phases=(Phase.generate, Phase.shrink) if _LARGE else (Phase.generate,),
