@@ -16,7 +16,7 @@ from imap_tools.utils import encode_folder
 
 from pushpull import flags as flag_names
 from pushpull import refusal, wire
-from pushpull.errors import ConnectionLost, MailboxMissing, MessageError, ServerUnsupported
+from pushpull.errors import ConnectionLost, DeltaLost, MailboxMissing, MessageError, ServerUnsupported
 from pushpull.flags import ALL, Flags
 from pushpull.framing import Command, Response
 from pushpull.message import HEADER_LIMIT
@@ -93,7 +93,12 @@ class Session:
         verb = b"EXAMINE " if read_only else b"SELECT "
         select = self.client.start(verb + name + (b" (CONDSTORE)" if self.extensions.select_condstore else b""))
         canary, arrivals, delta = self._ask(since) if since is not None else (None, None, None)
-        state = self._selected(select, mailbox)
+        try:
+            state = self._selected(select, mailbox)
+        except ConnectionLost as error:
+            if delta is None:
+                raise
+            raise DeltaLost(str(error), remedy=error.remedy) from error
         self._exists, self._moved = state.exists, False
         self._with_modseq = self.condstore and state.highestmodseq is not None
         if since is None or since.uidvalidity != state.uidvalidity:

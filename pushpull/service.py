@@ -245,6 +245,8 @@ class _Run:
         if trust is Trust.OTHER_ACCOUNT:
             self._ask(f"The folder {folder} was synchronised with another account before. Match it with this one?")
             return True
+        if trust is Trust.FIRST and exists and not self._options.dry_run:
+            local.create()  # a run that died while it made the folder left half of it
         if trust is Trust.FIRST and exists and local.scan().files:
             self._ask(
                 f"First synchronisation of {folder}, which holds mail already. Match it with the mailbox"

@@ -156,8 +156,10 @@ class Story:
             tale = self.oracle.of_name(name)
             if tale is None:
                 self._returned(name, after)
+            elif name not in after and (tale.new or tale.held):
+                tale.local_touched |= DELETED
             elif name not in after:
-                tale.local_touched |= DELETED if tale.new or tale.held else 0
+                tale.name, tale.new = None, True  # only on the server, and so a new copy here may be it
             elif name in before:
                 tale.local_touched |= before[name][0] ^ after[name][0]
 

@@ -114,8 +114,11 @@ class Oracle:
         low, high = sum(low for low, _ in ends), sum(high for _, high in ends)
         if len(tales) == 1:
             return Expected(low, high, tales[0])
-        if any(tale.new or tale.renamed or tale.held for tale in tales):
+        ambiguous = any(tale.new or tale.renamed or tale.held for tale in tales)
+        if ambiguous:
             low = self._fewest(tales)
+        if ambiguous or self.noisy:  # what is deleted may be taken for another copy, what comes for one that came back
+            high = len(tales)
         return Expected(min(low, high), high)
 
     def _alive(self, tale: Tale) -> tuple[int, int]:
@@ -134,17 +137,22 @@ class Oracle:
     def _fewest(self, tales: list[Tale]) -> int:
         """Of copies that were renamed or joined by new ones: any deletion may mean another copy than it hit, and what
         is new on both sides may be one message."""
-        known = sum(not tale.new and not tale.base & DELETED for tale in tales)
+        known = sum(not (tale.new or tale.held or tale.base & DELETED) for tale in tales)
         lost = gained_here = gained_there = 0
         for tale in tales:
             if self.noisy:  # an earlier run may have joined any two of them before one was deleted
                 lost += bool(tale.local_touched & DELETED) + bool(tale.remote_touched & DELETED)
-            if tale.new and self.noisy:
-                gained_here += tale.name is not None and not tale.base & DELETED
-                gained_there += tale.uid is not None and not tale.base & DELETED
-            elif tale.new:
+            if tale.held:  # what appears on the server may be it
                 gained_here += tale.local is not None and not tale.local & DELETED
-                gained_there += tale.remote is not None and not tale.remote & DELETED
+            elif tale.new and self.noisy:
+                lost += bool(tale.base & DELETED)
+                gained_here += tale.name is not None
+                gained_there += tale.uid is not None
+            elif tale.new:
+                shown = [flags for flags in (tale.local, tale.remote) if flags is not None]
+                lost += any(flags & DELETED for flags in shown)
+                gained_here += tale.local is not None
+                gained_there += tale.remote is not None
             elif not tale.base & DELETED and not self.noisy:
                 here, there = sides(tale, self.world.server.mask)
                 lost += bool(here & DELETED) + bool(there & DELETED)

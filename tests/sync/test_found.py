@@ -97,3 +97,33 @@ def test_one_unreadable_file_does_not_stop_the_others(story):
     assert (ran.tally.downloaded, ran.tally.uploaded, ran.tally.failed) == (1, 1, 1)
     story.world.folder.files[b"new/user1"].unreadable = False
     story.sync()
+
+
+def test_a_message_that_comes_back_after_its_own_mark_was_half_done(story):
+    """The server shows the mark that the program itself set before it died; nobody else deleted the message."""
+    story.user_adds(0)
+    story.sync()
+    story.user_unlinks(0)
+    story.sync_with(at("remote.store>", story.fault("kill")))
+    story.user_adds(0)
+    story.sync()
+    assert len(live_uids(story)) == 1
+
+
+def test_a_message_that_comes_back_after_its_mark_was_done_and_not_settled(story):
+    story.user_adds(0)
+    story.sync()
+    story.user_unlinks(0)
+    stored = []
+
+    def die_after_the_next_commit(step: str) -> None:
+        stored.append(step)
+        if stored[0] == "remote.store>" and step == "commit>":
+            story.world.runs[-1].script.kill()
+        if step != "remote.store>" and stored[0] != "remote.store>":
+            stored.clear()
+
+    story.sync_with(dict.fromkeys(range(1000), die_after_the_next_commit))
+    story.user_adds(0)
+    story.sync()
+    assert len(live_uids(story)) == 1
