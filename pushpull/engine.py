@@ -256,9 +256,9 @@ class Cycle:
         return moved + transferred + self._reread, transferred
 
     def _marking(self, side: str, actions: Iterable[SetLocal | SetRemote | Append]) -> None:
-        """Count marks for the guards' window, unless the user allowed them."""
-        if self._settings.policy.allowed is None:
-            self._outcomes.marking(side, [action.row for action in actions], self._tools.clock())
+        """Remember what is marked; the guards count it, unless the user allowed it."""
+        counted = self._settings.policy.allowed is None
+        self._outcomes.marking(side, [action.row for action in actions], self._tools.clock(), counted=counted)
 
     def _download(self, made: Plan, tally: Tally, pace: Pace) -> int:
         if not made.downloads:

@@ -224,7 +224,6 @@ class Pairing:
     digest: bytes | None = None
     received: bool = False
     old_uidvalidity: int = 0  # not 0: its UID died with that UIDVALIDITY and awaits its partner
-    detached_at: float = 0.0  # when that was, seconds since the epoch
     append_attempts: int = 0
     append_uidnext: Uid | None = None
     append_outcome: str = ""  # "", "open" (sent, unanswered), "accepted" (OK without a UID)

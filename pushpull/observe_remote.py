@@ -147,7 +147,7 @@ class RemoteObserver:
 
     def _detach(self, reason: str, state: MailboxState) -> None:
         with self._store.transaction():
-            waiting = self._rows.detach(self._pair.uidvalidity, self._clock())
+            waiting = self._rows.detach(self._pair.uidvalidity)
             self._pair = self._store.update_pair(
                 self._pair,
                 uidvalidity=state.uidvalidity,

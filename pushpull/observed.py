@@ -40,7 +40,8 @@ class RemoteRows:
             db.executemany(
                 "INSERT INTO pairing (pair, uid, remote_flags, keywords) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (pair, uid) WHERE uid IS NOT NULL DO UPDATE SET"
-                " remote_flags = excluded.remote_flags, keywords = excluded.keywords, expunged = 0"
+                " remote_flags = excluded.remote_flags, keywords = excluded.keywords, expunged = 0,"
+                f" base_flags = {_unmark('expunged', 'remote')}"
                 " WHERE remote_flags <> excluded.remote_flags OR keywords <> excluded.keywords OR expunged",
                 ((self._pair, view.uid, view.flags, " ".join(view.keywords)) for view in views),
             )
@@ -141,7 +142,7 @@ class RemoteRows:
                     return seen.uid
         return None
 
-    def detach(self, uidvalidity: int, now: float) -> int:
+    def detach(self, uidvalidity: int) -> int:
         """A UIDVALIDITY died: every UID of it means nothing any more. Rows with a local past keep it and wait for the
         partner that a content match finds; the others go. Returns how many wait.
         """
@@ -152,9 +153,9 @@ class RemoteRows:
             )
             db.execute("UPDATE pairing SET uid = NULL WHERE pair = ? AND expunged", (self._pair,))
             found = db.execute(
-                "UPDATE pairing SET uid = NULL, remote_flags = 0, refused_flags = 0, old_uidvalidity = ?,"
-                " detached_at = ? WHERE pair = ? AND uid IS NOT NULL",
-                (max(uidvalidity, 1), now, self._pair),
+                "UPDATE pairing SET uid = NULL, remote_flags = 0, refused_flags = 0, old_uidvalidity = ?"
+                " WHERE pair = ? AND uid IS NOT NULL",
+                (max(uidvalidity, 1), self._pair),
             )
             db.execute("UPDATE pairing SET append_uidnext = 1 WHERE pair = ? AND append_outcome <> ''", (self._pair,))
             return found.rowcount
@@ -207,6 +208,7 @@ class LocalRows:
         with self._store.transaction() as db:
             changed = db.execute(
                 "UPDATE pairing SET directory = seen.directory, info = seen.info, gone = 0, local_flags = seen.flags,"
+                f" base_flags = {_unmark('gone', 'local')},"
                 " refused_flags = CASE WHEN local_flags = seen.flags THEN refused_flags ELSE 0 END"
                 " FROM temp.seen AS seen WHERE pair = ? AND pairing.uniquename = seen.uniquename"
                 " AND (pairing.directory <> seen.directory OR pairing.info <> seen.info"
@@ -279,8 +281,8 @@ class LocalRows:
         """The row's file goes by another unique name now (moved away and back, renamed by a mail reader)."""
         with self._store.transaction() as db:
             db.execute(
-                "UPDATE pairing SET uniquename = ?, directory = ?, info = ?, local_flags = ?, gone = 0,"
-                " stamp_size = ?, stamp_mtime = ?, stamp_inode = ? WHERE id = ?",
+                f"UPDATE pairing SET base_flags = {_unmark('gone', 'local')}, uniquename = ?, directory = ?, info = ?,"
+                " local_flags = ?, gone = 0, stamp_size = ?, stamp_mtime = ?, stamp_inode = ? WHERE id = ?",
                 (
                     file.uniquename,
                     file.directory,
@@ -353,6 +355,16 @@ class LocalRows:
                 "SELECT count(*) FROM pairing WHERE pair = ? AND uniquename IS NOT NULL AND NOT gone", (self._pair,)
             ).fetchone()
         return int(count)
+
+
+def _unmark(vanished: str, side: str) -> str:
+    """The base of a row whose message may have come back. A mark that we set for it, or were about to set when we
+    died, is ours to take off: with DELETED in the base its absence here reads as taken off, not as never seen.
+    """
+    return (
+        f"CASE WHEN {vanished} AND EXISTS (SELECT 1 FROM mark WHERE mark.pair = pairing.pair AND mark.side = '{side}'"
+        f" AND mark.pairing = pairing.id) THEN base_flags | {DELETED} ELSE base_flags END"
+    )
 
 
 def has_seekers(store: Store, pair_id: int) -> bool:

@@ -33,7 +33,7 @@ _DUE = f"next_try NOT BETWEEN :now AND :now + {_LONGEST_GAP}"
 
 _COLUMNS = (
     "id, uid, remote_flags, keywords, expunged, uniquename, directory, info, local_flags, gone, base_flags,"
-    " refused_flags, message_id, size, header_digest, digest, received, old_uidvalidity, detached_at, append_attempts,"
+    " refused_flags, message_id, size, header_digest, digest, received, old_uidvalidity, append_attempts,"
     " append_uidnext, append_outcome, append_at, problem, problem_count,"
     f" {_DUE},"
     " stamp_size, stamp_mtime, stamp_inode,"
@@ -109,7 +109,7 @@ class Outcomes:
                 self._store.db.execute(
                     "SELECT side, count(*) FROM mark LEFT JOIN pairing ON pairing.id = mark.pairing"
                     " WHERE mark.pair = :pair"
-                    " AND at <= :now AND at > CASE side WHEN 'twin' THEN :yesterday ELSE :since END"
+                    " AND counted AND at <= :now AND at > CASE side WHEN 'twin' THEN :yesterday ELSE :since END"
                     " AND NOT coalesce(CASE side"
                     f"  WHEN 'local' THEN gone AND NOT expunged AND NOT remote_flags & {DELETED}"
                     f"  WHEN 'remote' THEN expunged AND NOT gone AND NOT local_flags & {DELETED}"
@@ -244,9 +244,9 @@ class Outcomes:
         """The file was renamed; these are its flags now."""
         with self._store.transaction() as db:
             db.execute(
-                "UPDATE pairing SET directory = ?, info = ?, local_flags = ?, problem = '', problem_count = 0,"
-                " next_try = 0 WHERE id = ?",
-                (file.directory, file.info, file.flags, row.id),
+                f"UPDATE pairing SET directory = ?, info = ?, local_flags = ?, base_flags = {_agreed('remote_flags')},"
+                " problem = '', problem_count = 0, next_try = 0 WHERE id = ?",
+                (file.directory, file.info, file.flags, *[file.flags] * 3, row.id),
             )
 
     def set_remote(self, rows: Iterable[Pairing], add: Flags, remove: Flags, shown: Mapping[Uid, RemoteView]) -> int:
@@ -263,20 +263,22 @@ class Outcomes:
                 taken += not refused
                 db.execute(
                     "UPDATE pairing SET remote_flags = ?, keywords = ?, refused_flags = refused_flags | ?,"
-                    " problem = '', problem_count = 0, next_try = 0 WHERE id = ?",
-                    (view.flags, " ".join(view.keywords), refused, row.id),
+                    f" base_flags = {_agreed('local_flags')}, problem = '', problem_count = 0, next_try = 0"
+                    " WHERE id = ?",
+                    (view.flags, " ".join(view.keywords), refused, *[view.flags] * 3, row.id),
                 )
         return taken
 
-    def marking(self, side: str, rows: Iterable[Pairing], now: float) -> None:
-        """Remember what is about to be marked, for the guards' window; `side` is where the message vanished ("twin":
-        what is about to be uploaded though its content is paired). Before the effect: a cut link must not hide marks
-        from the guards. A row counts once, however often it is tried.
+    def marking(self, side: str, rows: Iterable[Pairing], now: float, *, counted: bool = True) -> None:
+        """Remember what is about to be marked; `side` is where the message vanished ("twin": what is about to be
+        uploaded though its content is paired). Before the effect: a cut link must not hide marks from the guards
+        (unless not `counted`: the user allowed them), and a mark of our own must not be taken for a user's when the
+        message comes back. A row counts once, however often it is tried.
         """
         with self._store.transaction() as db:
             db.executemany(
-                "INSERT OR REPLACE INTO mark (pair, side, pairing, at) VALUES (?, ?, ?, ?)",
-                ((self._pair, side, row.id, now) for row in rows),
+                "INSERT OR REPLACE INTO mark (pair, side, pairing, at, counted) VALUES (?, ?, ?, ?, ?)",
+                ((self._pair, side, row.id, now, counted) for row in rows),
             )
             db.execute("DELETE FROM mark WHERE pair = ? AND (at < ? OR at > ?)", (self._pair, now - _DAY, now))
 
@@ -362,12 +364,17 @@ class Outcomes:
             db.executemany("DELETE FROM pairing WHERE id = ?", ((row.id,) for row in rows))
 
 
+def _agreed(other: str) -> str:
+    """`flags.agree` in SQL, of the other side's column and a value that is bound three times."""
+    return f"(base_flags & (({other} | ?) & ~({other} & ?))) | ({other} & ?)"
+
+
 def _pairing(row: tuple[object, ...]) -> Pairing:
     values = list(row)
     values[3] = tuple(str(values[3]).split())
-    for flag in (4, 9, 16, 25):
+    for flag in (4, 9, 16, 24):
         values[flag] = bool(values[flag])
     if values[5] is not None:
         values[5] = Uniquename(values[5])  # type: ignore[arg-type]
-    values[26:29] = [FileStamp(*values[26:29])]  # type: ignore[arg-type]
+    values[25:28] = [FileStamp(*values[25:28])]  # type: ignore[arg-type]
     return Pairing(*values)  # type: ignore[arg-type]

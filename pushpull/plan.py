@@ -25,8 +25,6 @@ from pushpull.model import Counts, Pairing, Policy
 
 MAX_APPEND_ATTEMPTS = 2
 MAX_TWIN_UPLOADS = 50
-# A mailbox that is being moved to another server may take days to be complete.
-DETACHED_SECONDS = 30 * 86_400.0
 CLOCK_SECONDS = 60.0
 MAX_UNIDENTIFIED = 3  # failures after which a UID that the server does not identify holds up no upload any more
 LARGE_EXPUNGE = 1000
@@ -289,11 +287,8 @@ def _plan_forget(row: Pairing, made: Plan, meetings: _Meetings, *, complete: boo
     """Nothing is left on either side; but an upload that may have arrived, or a deletion whose UID died with an old
     UIDVALIDITY, is remembered until its UID would have shown: else the deleted message comes back.
     """
-    since = row.append_at if row.append_outcome else 0.0
-    if row.old_uidvalidity:
-        since = max(since, row.detached_at + DETACHED_SECONDS)
-    unsettled = bool(row.old_uidvalidity or row.append_outcome)
-    if not unsettled or (complete and not meetings.may_meet(row) and since < answered_before):
+    unsettled = row.old_uidvalidity or row.append_outcome
+    if not unsettled or (complete and not meetings.may_meet(row) and row.append_at < answered_before):
         made.forgets.append(Forget(row))
 
 

@@ -77,7 +77,6 @@ CREATE TABLE pairing (
     stamp_inode INTEGER NOT NULL DEFAULT 0,
     unsynced_boot TEXT NOT NULL DEFAULT '',
     old_uidvalidity INTEGER NOT NULL DEFAULT 0,
-    detached_at REAL NOT NULL DEFAULT 0,
     append_attempts INTEGER NOT NULL DEFAULT 0,
     append_uidnext INTEGER,
     append_outcome TEXT NOT NULL DEFAULT '' CHECK (append_outcome IN ('', 'open', 'accepted')),
@@ -102,6 +101,7 @@ CREATE TABLE mark (
     side TEXT NOT NULL CHECK (side IN ('local', 'remote', 'twin')),
     pairing INTEGER NOT NULL,
     at REAL NOT NULL,
+    counted INTEGER NOT NULL DEFAULT 1,
     PRIMARY KEY (pair, side, pairing)
 ) STRICT, WITHOUT ROWID;
 """

@@ -239,16 +239,15 @@ DEAD = {
             "base_flags": S,
             "refused_flags": 0,
             "old_uidvalidity": 77,
-            "detached_at": 1234.5,
         },
     ),
     "file gone": (
         {"uid": 5, "remote_flags": S, "local_flags": T, "gone": 1, **FILE},
-        {"uid": None, "remote_flags": 0, "local_flags": T, "gone": 1, "old_uidvalidity": 77, "detached_at": 1234.5},
+        {"uid": None, "remote_flags": 0, "local_flags": T, "gone": 1, "old_uidvalidity": 77},
     ),
     "file gone, its name taken by another": (
         {"uid": 5, "local_flags": T, "gone": 1},
-        {"uid": None, "gone": 1, "old_uidvalidity": 77, "detached_at": 1234.5},
+        {"uid": None, "gone": 1, "old_uidvalidity": 77},
     ),
     "not downloaded": ({"uid": 5}, None),
     "expunged before it was downloaded": ({"uid": 5, "expunged": 1}, None),
@@ -268,7 +267,7 @@ DEAD = {
 @pytest.mark.parametrize(("before", "after"), DEAD.values(), ids=DEAD)
 def test_when_a_uidvalidity_dies(store, remote, before, after):
     number = put(store, digest=b"d", message_id="m", **before)
-    waiting = remote.detach(77, 1234.5)
+    waiting = remote.detach(77)
     found = row(store, number)
     if after is None:
         assert found == {}
@@ -280,15 +279,15 @@ def test_when_a_uidvalidity_dies(store, remote, before, after):
 
 def test_a_uidvalidity_that_was_never_known_leaves_a_trace_too(store, remote):
     number = put(store, uid=5, **FILE)
-    assert remote.detach(0, 1.0) == 1
+    assert remote.detach(0) == 1
     assert columns(store, number, "old_uidvalidity") == (1,)
 
 
 def test_a_second_death_leaves_nothing_more_to_do(store, remote):
     put(store, uid=5, **FILE)
-    remote.detach(7, 1.0)
+    remote.detach(7)
     before = rows(store)
-    assert remote.detach(8, 2.0) == 0
+    assert remote.detach(8) == 0
     assert rows(store) == before
 
 

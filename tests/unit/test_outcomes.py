@@ -169,7 +169,6 @@ def test_a_candidate_has_all_that_the_state_knows_of_it(store, outcomes):
         stamp_mtime=2,
         stamp_inode=3,
         old_uidvalidity=4,
-        detached_at=6.5,
         append_attempts=2,
         append_uidnext=8,
         append_outcome="open",
@@ -198,7 +197,6 @@ def test_a_candidate_has_all_that_the_state_knows_of_it(store, outcomes):
         digest=b"d",
         received=True,
         old_uidvalidity=4,
-        detached_at=6.5,
         append_attempts=2,
         append_uidnext=Uid(8),
         append_outcome="open",
@@ -313,7 +311,6 @@ def states(draw):
                 "digest": draw(st.sampled_from([b"x", b"y"])) if has_file else None,
                 "received": draw(st.booleans()),
                 "old_uidvalidity": draw(st.sampled_from([0, 0, 7])) if uid is None and has_file else 0,
-                "detached_at": draw(st.sampled_from([0.0, NOW - DAY])),
                 "append_outcome": draw(st.sampled_from(["", "", "open", "accepted"])) if uid is None else "",
                 "append_attempts": draw(st.integers(0, 2)),
                 "append_at": draw(st.sampled_from([0.0, NOW])),
@@ -703,10 +700,10 @@ def test_a_header_that_did_not_decide_is_remembered(store, outcomes):
 # --- flags ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_renamed_file_shows_its_flags_and_leaves_the_base(store, outcomes):
+def test_a_renamed_file_shows_its_flags_and_agrees_with_the_server(store, outcomes):
     number = put(store, **{**SETTLED, "remote_flags": S | F})
     outcomes.set_local(pairing(store, number), LocalFile(Uniquename(b"u"), "cur", b":2,FS", S | F))
-    assert columns(store, number, "directory", "info", "local_flags", "base_flags") == ("cur", b":2,FS", S | F, S)
+    assert columns(store, number, "directory", "info", "local_flags", "base_flags") == ("cur", b":2,FS", S | F, S | F)
     outcomes.settle()
     assert ids(outcomes) == []
 

@@ -213,14 +213,7 @@ SITUATIONS = {
     ),
     # After a change of UIDVALIDITY.
     "known before the server numbered anew, without a partner": (fresh(**OLD), []),
-    "gone before the server numbered anew, a while ago, without a partner": (
-        vanished(**OLD, detached_at=NOW - 29 * DAY),
-        [],
-    ),
-    "gone before the server numbered anew, long ago, without a partner": (
-        vanished(**OLD, detached_at=NOW - 31 * DAY),
-        ["forget 1"],
-    ),
+    "gone before the server numbered anew, without a partner": (vanished(**OLD), ["forget 1"]),
     # It failed lately.
     "failed lately, new on the server": (arrival(due=False), []),
     "failed lately, new here": (fresh(due=False), []),
@@ -638,7 +631,6 @@ ROWS = st.builds(
     digest=st.sampled_from([None, b"x", b"y"]),
     received=st.booleans(),
     old_uidvalidity=st.sampled_from([0, 0, 7]),
-    detached_at=st.sampled_from([0.0, NOW - DAY]),
     append_attempts=st.integers(0, 3),
     append_uidnext=st.none() | st.integers(1, 30).map(Uid),
     append_outcome=st.sampled_from(["", "", "open", "accepted"]),
