@@ -66,7 +66,14 @@ setup(
     extras_require={
         "bench": ["cryptography>=42"],
         "demo": ["cryptography>=42", "pymap>=0.36.7"],
-        "test": ["cryptography>=42", "hypothesis>=6.100", "pymap>=0.36.7", "pytest>=8", "pytest-timeout>=2.3"],
+        "test": [
+            "cryptography>=42",
+            "hypothesis>=6.100",
+            "pymap>=0.36.7",
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+        ],
     },
     entry_points={"console_scripts": ["pushpull = pushpull.cli:main"]},
     zip_safe=False,

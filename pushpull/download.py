@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pushpull.dates import to_epoch
-from pushpull.errors import ConnectionLost, MessageError, PushpullError, ServerBusy
+from pushpull.errors import ConnectionLost, MessageError, ServerBusy
 from pushpull.flags import ALL, DELETED, DRAFT, Flags
 from pushpull.message import Likeness, same_message
 from pushpull.model import FileStamp, LocalFile, Pairing, Tally, Uid, UidSet
@@ -33,11 +33,17 @@ _ANSWERS = ("accepted", "open", "")
 class Pace:
     """How many messages are asked for at once; survives a reconnect, so a poisonous message is narrowed down.
 
-    `suspect` is a UID over which, asked for alone, the link was lost once: that may happen to any.
+    `suspect` is a row over which, alone, the link was lost or the server was busy once: that may happen to any.
     """
 
     messages: int = BATCH_MESSAGES
-    suspect: Uid | None = None
+    suspect: int | None = None
+
+    def suspected(self, row: Pairing) -> bool:
+        """Whether the row was the last one at fault too; remembers it."""
+        again = self.suspect == row.id
+        self.suspect = row.id
+        return again
 
     def slower(self, asked: int) -> None:
         self.messages = max(1, asked // 2)
@@ -95,7 +101,9 @@ class Downloader:
             self._narrow(list(wanted.values()), error)
         except (ConnectionLost, ServerBusy) as error:
             if len(batch) == 1 and wanted:
-                self._suspect(next(iter(wanted.values())).row, error)
+                row = next(iter(wanted.values())).row
+                if self._pace.suspected(row):
+                    self._fail(row, f"the server does not give it: {error}")
             self._pace.slower(len(wanted))
             raise
         else:
@@ -205,11 +213,6 @@ class Downloader:
         for half in (batch[:middle], batch[middle:]):
             self._check_stop()
             self._batch(half)
-
-    def _suspect(self, row: Pairing, error: PushpullError) -> None:
-        if self._pace.suspect == row.uid:
-            self._fail(row, f"the server does not give it: {error}")
-        self._pace.suspect = row.uid
 
     def _missing(self, wanted: dict[Uid, Download]) -> None:
         """What was asked for and not sent: expunged meanwhile (the next observation says so), or withheld."""

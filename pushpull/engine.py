@@ -139,7 +139,7 @@ class Cycle:
                 break
         else:
             raise self._restless()
-        tally.failed += observer.unreadable
+        tally.set_aside += observer.unreadable
         if self.trust is not Trust.SAME:
             self._raise_generation()
             self.trust = Trust.SAME
@@ -243,7 +243,7 @@ class Cycle:
         moved += applier.set_remote(made.remote_flags)
         transferred = self._download(made, tally, pace)
         self._reread = 0
-        transferred += self._upload(made, sight, tally)
+        transferred += self._upload(made, sight, tally, pace)
         if made.local_marks:
             self._local_change_begins()
             self._marking("remote", made.local_marks)
@@ -277,7 +277,7 @@ class Cycle:
         )
         return downloader.run(made.downloads, total=self._outcomes.arrivals(self._tools.clock()))
 
-    def _upload(self, made: Plan, sight: RemoteSight, tally: Tally) -> int:
+    def _upload(self, made: Plan, sight: RemoteSight, tally: Tally, pace: Pace) -> int:
         if not made.appends:
             return 0
         uploader = Uploader(
@@ -288,6 +288,7 @@ class Cycle:
             pair=sight.pair,
             state=sight.state,
             tally=tally,
+            pace=pace,
             report=self._report,
             clock=self._tools.clock,
             pause=self._tools.pause,

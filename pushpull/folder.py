@@ -52,6 +52,7 @@ class _Seen:
     files: dict[Uniquename, LocalFile] = field(default_factory=dict)
     doubles: dict[Uniquename, list[LocalFile]] = field(default_factory=dict)
     strangers: list[tuple[bytes, str]] = field(default_factory=list)
+    left: list[bytes] = field(default_factory=list)
 
     def add(self, file: LocalFile) -> None:
         first = self.files.setdefault(file.uniquename, file)
@@ -144,7 +145,9 @@ class Folder:
         for directory in before.directories:
             self._read(directory, seen)
         self._settle_doubles(seen)
-        return Scan(files=seen.files, moved=self._moved(before), strangers=tuple(seen.strangers))
+        return Scan(
+            files=seen.files, moved=self._moved(before), strangers=tuple(seen.strangers), doubles=frozenset(seen.left)
+        )
 
     def _before(self) -> _Before:
         """The directories and their stamps, taken when the newest is older than a tick of the kernel's clock."""
@@ -227,6 +230,8 @@ class Folder:
             for _, _, other_inode, other, _ in ranked[1:]:
                 which = "the same file" if other_inode == inode else "another file"
                 seen.strangers.append((other, f"a second name with the uniquename of {shown(path)}, {which}"))
+                if other_inode != inode:
+                    seen.left.append(other)
 
     def _status(self, file: LocalFile) -> os.stat_result | None:
         with disk(self.absolute("", file.path)):

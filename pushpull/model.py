@@ -155,6 +155,7 @@ class Scan:
     files: dict[Uniquename, LocalFile]
     moved: bool
     strangers: tuple[tuple[bytes, str], ...] = ()
+    doubles: frozenset[bytes] = frozenset()  # strangers that are mail: another file has their uniquename
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,4 +176,5 @@ class LocalObserver:
 
     def _tell_strangers(self, scan: Scan) -> None:
         for path, reason in scan.strangers:
-            self._report.line(logging.INFO, f"left alone: {printable(path)}: {reason}")
+            level = logging.WARNING if path in scan.doubles else logging.INFO
+            self._report.line(level, f"left alone: {printable(path)}: {reason}")

@@ -28,7 +28,7 @@ def passes_by_itself(error: BaseException) -> bool:
 
 
 class Patience:
-    """A one-shot run's patience: three attempts and 60 seconds, counted from the last progress.
+    """A one-shot run's patience: three attempts and 60 seconds (two attempts at least), counted from the last progress.
 
     `progress` returns a value that differs whenever something was achieved since; `pause` waits so many seconds and
     raises when the program is to stop (an exception from there ends the retrying at once).
@@ -62,7 +62,8 @@ class Patience:
         return self._retrying(attempt)
 
     def _exhausted(self, _state: RetryCallState) -> bool:
-        return self._attempts >= self._allowed or self._clock() - self._since >= SECONDS
+        patient = self._attempts < 2 or self._clock() - self._since < SECONDS  # one stall may last a minute
+        return self._attempts >= self._allowed or not patient
 
     def _gap(self, _state: RetryCallState) -> float:
         """Jittered exponential: programs that were cut off together do not come back together. Asked before

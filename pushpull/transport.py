@@ -247,6 +247,19 @@ class Client(imaplib.IMAP4):
             response.parts += [b"", self._line()]
             self._literals(response, 0)
 
+    def advance(self) -> Response | None:
+        """The next answer, whatever it belongs to, its literals dropped; None when it ended the command that waits
+        longest. Waits for it, as all reading does."""
+        response = self._next(0)
+        if response is not None and response.pending is not None:
+            self.complete(response)  # else reading on would wait for what follows it
+        return response
+
+    def say(self, line: bytes) -> None:
+        """A line that is no command, such as the end of IDLE (RFC 2177)."""
+        self._say(line)
+        self.send(line + b"\r\n")
+
     def logout(self) -> tuple[str, list[bytes | None]]:  # type: ignore[override]
         """LOGOUT when nothing is under way, and close; never raises, never waits long."""
         with contextlib.suppress(ConnectionLost):
@@ -359,6 +372,13 @@ class Client(imaplib.IMAP4):
     def buffered(self) -> int:
         """Octets received but not read: what a poll() on the socket does not show."""
         return self._reader.buffered
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to take that a poll() on the socket does not show: it was received, or lies
+        decrypted in the TLS layer."""
+        pending = getattr(self.sock, "pending", int)
+        return bool(self.buffered or pending())
 
     # --- trouble and trace -------------------------------------------------------------------------------------
 

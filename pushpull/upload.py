@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import BinaryIO
 
 from pushpull.dates import from_epoch
-from pushpull.download import local_file, tell_failure
+from pushpull.download import Pace, local_file, tell_failure
 from pushpull.errors import MailboxMissing, MessageError, ServerBusy
 from pushpull.message import to_crlf
 from pushpull.model import FileStamp, MailboxState, Pair, Pairing, Tally, Uid
@@ -43,6 +43,7 @@ class Uploader:
         pair: Pair,
         state: MailboxState,
         tally: Tally,
+        pace: Pace,
         report: Report,
         clock: Callable[[], float],
         pause: Callable[[float], None],
@@ -51,7 +52,8 @@ class Uploader:
     ) -> None:
         self._remote, self._local, self._outcomes, self._rows = remote, local, outcomes, rows
         self._pair, self._state = pair, state
-        self._tally, self._report, self._clock, self._pause = tally, report, clock, pause
+        self._tally, self._pace = tally, pace
+        self._report, self._clock, self._pause = report, clock, pause
         self._before_upload, self._check_stop = before_upload, check_stop
         self.uploaded: list[Uid] = []
         self.awaiting = False
@@ -103,7 +105,8 @@ class Uploader:
                 return True
             except (ServerBusy, MailboxMissing) as error:
                 self._outcomes.append_refused(row)
-                self._fail(row, str(error))  # not due now: a new session goes on with the others
+                if self._pace.suspected(row):
+                    self._fail(row, str(error))  # not due now: a new session goes on with the others
                 raise
         uid = appended.uid if appended.uidvalidity in (None, self._state.uidvalidity) else None
         self._accepted(row, uid, stamp)

@@ -94,7 +94,7 @@ def test_one_unreadable_file_does_not_stop_the_others(story):
     story.world.folder.files[b"new/user1"].unreadable = True
     ran = story.world.run()
     assert ran.error is None
-    assert (ran.tally.downloaded, ran.tally.uploaded, ran.tally.failed) == (1, 1, 1)
+    assert (ran.tally.downloaded, ran.tally.uploaded, ran.tally.set_aside) == (1, 1, 1)
     story.world.folder.files[b"new/user1"].unreadable = False
     story.sync()
 

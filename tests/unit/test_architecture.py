@@ -18,7 +18,7 @@ LEVELS = (
     " transport remote_fetch remote connect commands retry locks",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
     "watch_local watch_remote",
-    "service daemonize stopping output progress",
+    "service daemonize notify stopping output progress",
     "cli",
 )
 ANYWHERE = {"__init__"}  # holds the version, imports nothing
@@ -59,7 +59,7 @@ CONFINED = {
     "imap_tools": IMAP,
     "imaplib": IMAP,
     "ssl": IMAP,
-    "socket": IMAP,
+    "socket": IMAP | {"notify"},
     "inotify_simple": {"watch_local"},
     "tenacity": {"retry"},
     "daemon": {"daemonize"},
