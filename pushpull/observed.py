@@ -266,14 +266,7 @@ class LocalRows:
                     file.directory,
                     file.info,
                     file.flags,
-                    fingerprint.message_id,
-                    fingerprint.size,
-                    fingerprint.header_digest,
-                    fingerprint.digest,
-                    fingerprint.received,
-                    stamp.size,
-                    stamp.mtime_ns,
-                    stamp.inode,
+                    *content(fingerprint, stamp),
                 ),
             )
 
@@ -364,6 +357,20 @@ def _unmark(vanished: str, side: str) -> str:
     return (
         f"CASE WHEN {vanished} AND EXISTS (SELECT 1 FROM mark WHERE mark.pair = pairing.pair AND mark.side = '{side}'"
         f" AND mark.pairing = pairing.id) THEN base_flags | {DELETED} ELSE base_flags END"
+    )
+
+
+def content(fingerprint: Fingerprint, stamp: FileStamp) -> tuple[object, ...]:
+    """Values of the columns that tell a file's content, in the order of the schema: message_id to stamp_inode."""
+    return (
+        fingerprint.message_id,
+        fingerprint.size,
+        fingerprint.header_digest,
+        fingerprint.digest,
+        fingerprint.received,
+        stamp.size,
+        stamp.mtime_ns,
+        stamp.inode,
     )
 
 

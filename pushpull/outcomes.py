@@ -21,7 +21,7 @@ from pushpull.model import (
     Uid,
     Uniquename,
 )
-from pushpull.observed import has_seekers
+from pushpull.observed import content, has_seekers
 from pushpull.schema import ARRIVAL, TODO
 from pushpull.store import Store, translate
 
@@ -178,14 +178,7 @@ class Outcomes:
                     " ".join(view.keywords),
                     file.flags,
                     view.flags,
-                    fingerprint.message_id,
-                    fingerprint.size,
-                    fingerprint.header_digest,
-                    fingerprint.digest,
-                    fingerprint.received,
-                    stamp.size,
-                    stamp.mtime_ns,
-                    stamp.inode,
+                    *content(fingerprint, stamp),
                     boot,
                     row.id,
                 ),
@@ -333,14 +326,7 @@ class Outcomes:
                 " stamp_size = ?, stamp_mtime = ?, stamp_inode = ?, problem = '', problem_count = 0, next_try = 0"
                 " WHERE id = ?",
                 (
-                    fingerprint.message_id,
-                    fingerprint.size,
-                    fingerprint.header_digest,
-                    fingerprint.digest,
-                    fingerprint.received,
-                    stamp.size,
-                    stamp.mtime_ns,
-                    stamp.inode,
+                    *content(fingerprint, stamp),
                     row.id,
                 ),
             )

@@ -64,7 +64,7 @@ class Setup:
     server: Dovecot
     user: str
     base: Path
-    strategy: str = "qresync"
+    strategy: str = field(default_factory=lambda: os.environ.get("PUSHPULL_STRATEGY", "qresync"))
     pairings: dict[str, tuple[str, str]] = field(default_factory=lambda: {"inbox": ("inbox", "INBOX")})
     settings: dict[str, dict[str, str]] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
