@@ -110,7 +110,9 @@ class Client(imaplib.IMAP4):
     def interrupt(self) -> None:
         """End the link from another thread: its user gets ConnectionLost at once."""
         with contextlib.suppress(*FOREIGN):
-            self.sock.shutdown(socket.SHUT_RDWR)
+            # Not the TLS socket's own method: that forgets the encryption first, and what another thread is sending at
+            # that moment would leave in clear.
+            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
 
     def _simple_command(self, name: str, *args: str) -> tuple[str, list[bytes]]:
         # imap-tools' login() comes this way, with quoted strings.

@@ -280,6 +280,7 @@ def test_unread_mail_is_delivered_to_new(setup: Setup) -> None:
         "flagged": "cur",
     }
     assert not any(file.path.name.endswith(":2,") for file in setup.files() if file.path.parent.name == "new")
+    setup.sync_again_changes_nothing()
 
 
 def test_mail_program_moves_new_to_cur(each: Setup) -> None:
@@ -307,6 +308,7 @@ def test_file_half_written_into_cur(setup: Setup) -> None:
     setup.sync()
     bodies = [lf(message.body) for message in setup.remote().values() if "\\Deleted" not in message.flags]
     assert bodies == [whole]
+    setup.sync_again_changes_nothing()
 
 
 def test_draft_edited_in_place(each: Setup) -> None:

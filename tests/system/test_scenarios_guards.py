@@ -99,6 +99,7 @@ def test_slices_add_up_within_the_window(setup: Setup) -> None:
     run = refused(setup)
     assert "--allow-mass-delete" in run.err
     assert marked(setup.remote_state()) == 30
+    setup.sync_again_changes_nothing(expect=65, quiet=False)
 
 
 def test_slices_of_expunges_add_up_within_the_window(setup: Setup) -> None:
@@ -108,6 +109,7 @@ def test_slices_of_expunges_add_up_within_the_window(setup: Setup) -> None:
     setup.expunge_remote(*names(30, start=30))
     refused(setup)
     assert marked(setup.local_state()) == 30
+    setup.sync_again_changes_nothing(expect=65, quiet=False)
 
 
 def test_flags_that_a_user_sets_never_count(each: Setup) -> None:

@@ -142,6 +142,7 @@ def test_server_that_chokes_on_one_delta(each_behind: Setup, proxy: Proxy) -> No
     proxy.on_command(r"CHANGEDSINCE", answer=b"NO System Error", untagged=b"* BYE System Error\r\n")
     each_behind.sync()
     each_behind.assert_state(remote="A:FS B:RS C:ST N:F O:S", local="A:FS B:RS D:ST N:F O:S")
+    each_behind.sync_again_changes_nothing(quiet=False)
 
 
 def test_codes_without_text(behind: Setup, proxy: Proxy) -> None:

@@ -49,6 +49,7 @@ def test_one_pairing_fails_and_the_other_goes_on(two: Setup) -> None:
     assert "two" in run.err
     two.pairings.pop("two")
     two.assert_both("A-one", "one")
+    two.sync_again_changes_nothing("one")
 
 
 def test_removals_stay_in_their_pairing(two: Setup) -> None:
@@ -197,6 +198,7 @@ def test_hook_that_fails_is_told(make_setup: MakeSetup) -> None:
     run = setup.run()
     assert "3" in run.err
     setup.assert_both("A")
+    setup.sync_again_changes_nothing(expect=run.code, quiet=False)
 
 
 def test_hook_is_no_shell_command(make_setup: MakeSetup) -> None:

@@ -24,13 +24,12 @@ from tests.system.conftest import MakeSetup
 @pytest.mark.parametrize("code", ["UNAVAILABLE", "INUSE", "LIMIT"])
 @pytest.mark.parametrize("command", [r"^SELECT", r"^UID FETCH", r"^UID STORE", r"^APPEND"])
 def test_not_now(behind: Setup, proxy: Proxy, command: str, code: str) -> None:
-    """Refused once with a code that means 'later': a retry within the run, or the next run, does it."""
+    """Refused once with a code that means 'later': the run itself tries again, and succeeds."""
     with_work(behind)
-    proxy.on_command(command, count=1, answer=f"NO [{code}] Try again later".encode())
-    run = behind.run()
-    assert run.code in (0, 75), run
-    if run.code:
-        behind.sync()
+    rule = proxy.on_command(command, count=1, answer=f"NO [{code}] Try again later".encode())
+    run = behind.sync()
+    assert rule.hits == 1, f"nothing was refused\n{run}"
+    assert "trying again" in run.err, run
     assert_done(behind)
 
 
@@ -44,6 +43,7 @@ def test_one_message_is_not_available(each_behind: Setup, proxy: Proxy) -> None:
     assert "B:S" not in each_behind.local_state()
     rule.count = 0
     wait_for_sync(each_behind, "A:S B:S C:S D:S")
+    each_behind.sync_again_changes_nothing()
 
 
 def test_a_message_that_the_server_cannot_read(setup: Setup) -> None:
@@ -62,6 +62,9 @@ def test_a_message_that_the_server_cannot_read(setup: Setup) -> None:
         path.unlink()
     setup.run()
     assert {"A:S", "C:S"} <= set(setup.local_state())
+    lying.rename(bad)
+    wait_for_sync(setup, "A:S B:S C:S")
+    setup.sync_again_changes_nothing()
 
 
 @pytest.mark.parametrize("text", ["[OVERQUOTA] Quota exceeded", "[TOOBIG] Too big", "[CANNOT] No", "Message refused"])
