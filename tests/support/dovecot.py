@@ -18,6 +18,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from functools import cache
@@ -113,12 +114,20 @@ service stats {{
 """
 
 
-@cache
 def certificates() -> Certificates:
-    """The certificates of this test session; made once."""
+    """The certificates of this test session; made once, also when a server and a client ask at the same time."""
+    with _CERTIFICATES_LOCK:
+        return _certificates()
+
+
+@cache
+def _certificates() -> Certificates:
     directory = open_directory("pushpull-certs-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return make_certificates(directory)
+
+
+_CERTIFICATES_LOCK = threading.Lock()
 
 
 class Dovecot:

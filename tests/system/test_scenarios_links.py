@@ -40,6 +40,7 @@ CUTS: dict[str, Callable[[Proxy], Rule]] = {
 @pytest.mark.parametrize("where", CUTS)
 def test_link_cut_once(behind: Setup, proxy: Proxy, where: str) -> None:
     """One run gets over it by itself: it connects again and goes on, nothing is lost or there twice."""
+    behind.strategy = "qresync"  # ENABLE is sent for CONDSTORE alone; the other ways follow below
     with_work(behind)
     rule = CUTS[where](proxy)
     run = behind.sync()
