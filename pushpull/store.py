@@ -219,7 +219,11 @@ def _make_file(path: str) -> None:
 
 def _connect(path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
-    return _configure(connection)
+    try:
+        return _configure(connection)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _configure(connection: sqlite3.Connection) -> sqlite3.Connection:
