@@ -15,6 +15,7 @@ import base64
 import contextlib
 import imaplib
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
@@ -112,7 +113,8 @@ class Client(imaplib.IMAP4):
         with contextlib.suppress(*FOREIGN):
             # Not the TLS socket's own method: that forgets the encryption first, and what another thread is sending at
             # that moment would leave in clear.
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)
+            end = socket.socket.shutdown if isinstance(self.sock, ssl.SSLSocket) else type(self.sock).shutdown
+            end(self.sock, socket.SHUT_RDWR)
 
     def _simple_command(self, name: str, *args: str) -> tuple[str, list[bytes]]:
         # imap-tools' login() comes this way, with quoted strings.
