@@ -85,7 +85,7 @@ class Oracle:
         self.noisy = self.reset = self.renumbered = True
         for tale in self.tales:
             if tale.uid is not None:
-                tale.uid = fresh.get(tale.uid, -tale.uid)
+                tale.uid = fresh.get(tale.uid, -abs(tale.uid))  # it stays gone, however often
             if lose_flags:
                 tale.remote_touched |= ALL if tale.base & DELETED else ALL & ~DELETED
 
