@@ -6,14 +6,11 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from pathlib import Path
 
 import pytest
 
 from pushpull import notify
 from pushpull.notify import Notifier
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
