@@ -232,9 +232,7 @@ def _plan_flags(row: Pairing, made: Plan, policy: Policy) -> None:
 
 
 def _plan_gone(row: Pairing, made: Plan, policy: Policy, *, complete: bool) -> None:
-    if row.remote_flags & DELETED:
-        return
-    if not row.due:
+    if row.remote_flags & DELETED or not row.due:
         return
     if row.base_flags & DELETED:  # the mark was taken off on the server: undeleted
         made.downloads.append(Download(row))
