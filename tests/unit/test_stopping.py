@@ -22,12 +22,16 @@ from pushpull.stopping import Stopper
 def say(text):
     print(text, flush=True)
 
+def spin(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
 def busy(seconds):
     "An action that nothing but an exception ends; returns whether it was cut."
-    end = time.monotonic() + seconds
+    # A frame of its own: from Python 3.12 on the jump back at the end of a loop belongs to no `try` around it.
     try:
-        while time.monotonic() < end:
-            pass
+        spin(seconds)
     except Interrupted:
         return True
     return False
