@@ -66,11 +66,15 @@ def _run(arguments: argparse.Namespace, output: Output) -> int:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     config = load(arguments.config, output)
     options = make_options(arguments, config, os.environ)
-    if config.log.file:
-        output.open_log(config.log.file, config.log.level)
+    asker = TerminalAsker(output)
+    if (config.imap.idle or options.daemon) and not (options.one_cycle and not options.daemon):
+        from pushpull import live
+
+        return live.run(config, options, output, asker)
     from pushpull import service
 
-    return service.run(config, options, output, TerminalAsker(output))
+    output.open_logs(config.log)
+    return service.run(config, options, output, asker)
 
 
 # --- arguments -----------------------------------------------------------------------------------------------
@@ -113,6 +117,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="answer yes to questions: first sync, changed account, rebuilding a corrupt state; lifts no guard",
     )
     add("--once", action="store_true", help="one cycle, even with idle = yes")
+    add("--daemon", action="store_true", help="detach, and stay in the background (with idle = yes)")
     add("--dry-run", action="store_true", help="print what would be done; change nothing on either side")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("-v", dest="verbose", action="count", default=0, help="tell of each message; -vv of more")
@@ -152,6 +157,7 @@ def make_options(arguments: argparse.Namespace, config: Config, environ: Mapping
         readopt=arguments.readopt,
         yes=arguments.yes,
         once=arguments.once,
+        daemon=arguments.daemon,
         dry_run=arguments.dry_run,
         auth_only=arguments.test_auth_only,
         debug_imap=environ.get("DEBUG_IMAP", "") not in ("", "0"),

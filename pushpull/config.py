@@ -26,6 +26,7 @@ from pushpull.wording import nearest, printable
 __all__ = [
     "Command",
     "Config",
+    "Daemon",
     "General",
     "Imap",
     "Local",
@@ -57,6 +58,7 @@ class Log:
     """`[log]`; `level` in lower case."""
 
     file: str | None
+    syslog: bool
     level: str
 
 
@@ -96,6 +98,8 @@ class Imap:
     idle: bool
     idle_timeout_minutes: float
     sync_on_idle_timeout: bool
+    poll_seconds: int
+    max_connections: int
 
     @property
     def login(self) -> str:
@@ -114,6 +118,14 @@ class Command:
 
     post_sync_local_change: tuple[str, ...]
     timeout_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """`[daemon]`; `pidfile` is absolute, `umask` a number."""
+
+    pidfile: str
+    umask: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +148,11 @@ class PairingConfig:
     folder: str
     safety: Safety
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the post-sync command is told of it."""
+        return {"PUSHPULL_PAIRING": self.name, "PUSHPULL_FOLDER": self.folder}
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
@@ -149,6 +166,7 @@ class Config:
     imap: Imap
     pairings: tuple[PairingConfig, ...]
     command: Command
+    daemon: Daemon
     safety: Safety
 
     @property
@@ -345,6 +363,7 @@ class _Parser:
             imap=self._imap(),
             pairings=tuple(_pairing(section, local.maildir, safety) for section in self.pairings),
             command=Command(**_filled(self._values("command"), post_sync_local_change=())),
+            daemon=Daemon(**_filled(self._values("daemon"), pidfile=f"{local.state}.pid")),
             safety=Safety(**safety),
         )
 

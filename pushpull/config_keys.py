@@ -106,6 +106,14 @@ def _one_of(*words: str) -> Converter:
     return convert
 
 
+def _umask(text: str, _: Place) -> int:
+    if not re.fullmatch("[0-7]{1,4}", text) or int(text, 8) > 0o777:
+        raise ValueError("must be octal digits, from 000 to 777")
+    if int(text, 8) & 0o700:
+        raise ValueError("must leave the owner every permission, such as 077 or 027")
+    return int(text, 8)
+
+
 def _path(text: str, place: Place) -> str:
     path = shellwords.expand_tilde(text, place.home)
     return path if path.startswith("/") else f"{place.cwd.rstrip('/')}/{path}"
@@ -167,9 +175,10 @@ KEYS: tuple[Key, ...] = (
         "The longest gap between two attempts after errors, in seconds.",
     ),
     Key("log", "file", _path, "", "The log file; none is written without it."),
+    Key("log", "syslog", _boolean, "no", "Whether to write to the system log, too."),
     Key(
         "log", "level", _one_of("error", "warning", "notice", "info", "debug"), "info",
-        "What goes to the log file: error, warning, notice, info or debug.",
+        "What goes to the log: error, warning, notice, info or debug.",
     ),
     Key(
         "ssl", "certificate_file", _path, "",
@@ -215,6 +224,14 @@ KEYS: tuple[Key, ...] = (
         "imap", "sync_on_idle_timeout", _boolean, "no",
         "Whether to look for changes on the server each time that the wait is renewed.",
     ),
+    Key(
+        "imap", "poll_seconds", _SECONDS, "60",
+        "How often a mailbox is asked for changes where the server or max_connections allow no IDLE, in seconds.",
+    ),
+    Key(
+        "imap", "max_connections", _whole(2, 1000), "8",
+        "How many connections to the server the live mode makes at most.",
+    ),
     Key("pairing", "local", _folder, "", "The folder, relative to local.maildir.", required=True),
     Key("pairing", "remote", _mailbox, "", "The mailbox on the server, in UTF-8.", required=True),
     Key(
@@ -225,6 +242,8 @@ KEYS: tuple[Key, ...] = (
         "command", "timeout_seconds", _SECONDS, "600",
         "How long that command may run, in seconds.",
     ),
+    Key("daemon", "pidfile", _path, "", "The file that holds the number of the daemon; local.state.pid without it."),
+    Key("daemon", "umask", _umask, "077", "Which permissions files of the daemon lack, in octal digits."),
     Key(
         "safety", "local_delete_limit", _COUNT, "50",
         "How many vanished files may mark messages deleted on the server.",

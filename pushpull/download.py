@@ -31,13 +31,15 @@ _ANSWERS = ("accepted", "open", "")
 
 @dataclass(slots=True)
 class Pace:
-    """How many messages are asked for at once; survives a reconnect, so a poisonous message is narrowed down.
+    """How many messages are asked for at once, up to `most`; survives a reconnect, so a poisonous message is narrowed
+    down.
 
     `suspect` is a row over which, alone, the link was lost or the server was busy once: that may happen to any.
     """
 
     messages: int = BATCH_MESSAGES
     suspect: int | None = None
+    most: int = BATCH_MESSAGES
 
     def suspected(self, row: Pairing) -> bool:
         """Whether the row was the last one at fault too; remembers it."""
@@ -49,7 +51,7 @@ class Pace:
         self.messages = max(1, asked // 2)
 
     def faster(self) -> None:
-        self.messages = min(BATCH_MESSAGES, self.messages * 2)
+        self.messages = min(self.most, self.messages * 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,12 @@ class Downloader:
         unsynced_boot: str,
         before_delivery: Callable[[], None],
         check_stop: Callable[[], None],
+        breathe: Callable[[], None],
     ) -> None:
         self._remote, self._local, self._outcomes = remote, local, outcomes
         self._tally, self._pace, self._report, self._clock = tally, pace, report, clock
         self._boot = unsynced_boot
-        self._before_delivery, self._check_stop = before_delivery, check_stop
+        self._before_delivery, self._check_stop, self._breathe = before_delivery, check_stop, breathe
         self._done = self._total = self._bytes = 0
 
     def run(self, actions: Sequence[Download], *, total: int) -> int:
@@ -91,6 +94,8 @@ class Downloader:
             batch, rest = rest[: self._pace.messages], rest[self._pace.messages :]
             self._batch(batch)
             self._pace.faster()
+            if rest:
+                self._breathe()
         return self._done
 
     def _batch(self, batch: Sequence[Download]) -> None:

@@ -33,7 +33,9 @@ MAX_LOOKS = 5
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a pair is to be synchronised. `boot` names this boot of the machine; `synced` is `local.fsync`."""
+    """How a pair is to be synchronised. `boot` names this boot of the machine; `synced` is `local.fsync`; `stays` tells
+    that the program goes on after the cycle, and looks again in time.
+    """
 
     name: str
     folder: str
@@ -42,6 +44,7 @@ class Settings:
     boot: str
     synced: bool
     dry_run: bool = False
+    stays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,8 @@ class Tools:
     """What a cycle gets from outside: time, and the wish to stop.
 
     `pause` waits so many seconds, `check_stop` raises Interrupted when a signal asked for an end, `show_plan` prints
-    a line of a dry run.
+    a line of a dry run. `breathe` is called between two batches: it may raise to end the cycle there, where nothing is
+    under way and all that was done is in the state.
     """
 
     report: Report
@@ -57,6 +61,7 @@ class Tools:
     pause: Callable[[float], None]
     check_stop: Callable[[], None]
     show_plan: Callable[[str], None]
+    breathe: Callable[[], None] = lambda: None
 
 
 class Cycle:
@@ -74,6 +79,7 @@ class Cycle:
         self._awaiting_uids = False
         self._reread = 0
         self._hook_due = pair.hook_due
+        self.look_again: float | None = None  # seconds from now, when `stays`
         self._observer = RemoteObserver(
             remote, store, pair, read_only=settings.dry_run, report=tools.report, clock=tools.clock
         )
@@ -100,6 +106,9 @@ class Cycle:
                 complete = complete and sight.complete
             elif not moved or quiet >= MAX_QUIET_PASSES:
                 if not made.open_since or waits >= MAX_WAITS:
+                    break
+                if self._settings.stays:
+                    self.look_again = self._answer_due(made.open_since)
                     break
                 self._await_answer(made.open_since)
                 sight = self._observer.observe()
@@ -274,6 +283,7 @@ class Cycle:
             unsynced_boot="" if self._settings.synced else self._settings.boot,
             before_delivery=self._delivery_begins,
             check_stop=self._tools.check_stop,
+            breathe=self._tools.breathe,
         )
         return downloader.run(made.downloads, total=self._outcomes.arrivals(self._tools.clock()))
 
@@ -294,6 +304,7 @@ class Cycle:
             pause=self._tools.pause,
             before_upload=self._raise_generation,
             check_stop=self._tools.check_stop,
+            breathe=self._tools.breathe,
         )
         twins = [action for action in made.appends if action.row.twins]
         if twins:
@@ -325,9 +336,13 @@ class Cycle:
 
     def _await_answer(self, attempted: float) -> None:
         """A message whose APPEND was cut may surface seconds later: look again ten seconds after the attempt."""
-        wait = attempted + ANSWER_SECONDS - self._tools.clock()
         self._report.line(logging.INFO, "waiting to see whether an interrupted upload arrived")
-        self._tools.pause(min(max(wait, 0.0), ANSWER_SECONDS) + 0.1)
+        self._tools.pause(self._answer_due(attempted))
+
+    def _answer_due(self, attempted: float) -> float:
+        """Seconds from now."""
+        wait = attempted + ANSWER_SECONDS - self._tools.clock()
+        return min(max(wait, 0.0), ANSWER_SECONDS) + 0.1
 
     def _tell_held(self, made: Plan, tally: Tally) -> None:
         if tally.unmarked:

@@ -8,7 +8,8 @@
     ├ LoginRefused                 77   stop (never retried in a tight loop)
     ├ LocalDiskError               74   hold this pairing
     ├ StateUnusable                74   stop (corrupt, or newer than this program)
-    ├ Refused                      65   hold this pairing: a guard, a marker, a question without an answer
+    ├ Refused                      65   hold this pairing: a guard, a marker
+    │ └ NotConfirmed               65   a question without an answer
     ├ ServerUnsupported            69   stop
     │ └ CertificateRefused         69   stop
     ├ Temporary                    75   retry
@@ -105,6 +106,10 @@ class Refused(PushpullError):
     """Refused for safety; nothing was changed. The remedy names the options that allow it."""
 
     exit_code = EX_REFUSED
+
+
+class NotConfirmed(Refused):
+    """A question was answered by no, or there was nobody to ask."""
 
 
 class ServerUnsupported(PushpullError):

@@ -16,9 +16,19 @@ class Options:
     readopt: bool = False
     yes: bool = False
     once: bool = False
+    daemon: bool = False
     dry_run: bool = False
     auth_only: bool = False
     debug_imap: bool = False
+
+    def chosen(self, pairing: str) -> bool:
+        """Whether the pairing of that name is to be synchronised."""
+        return not self.pairings or pairing in self.pairings
+
+    @property
+    def one_cycle(self) -> bool:
+        """The program ends after one cycle, whatever `imap.idle` says."""
+        return self.once or self.dry_run or self.auth_only or self.allow_mass_delete is not None
 
 
 class Asker(Protocol):

@@ -113,15 +113,17 @@ class Output:
                 self._show(logging.ERROR, [printable(line)], bare=True)
                 self._write_log(logging.ERROR, printable(line))
 
-    def summary(self, pairing: str, tally: Tally) -> None:
-        """One line of what was done; of nothing done only a person at a terminal is told."""
+    def summary(self, pairing: str, tally: Tally, *, always: bool = True) -> None:
+        """One line of what was done; of nothing done only a person at a terminal is told, and, with `always`, the log
+        at its usual level.
+        """
         text = f"{pairing}: {', '.join(summary_parts(tally)) or 'nothing to do'}"
         if tally.anything or tally.failed:
             self.line(SUMMARY, text)
         else:
-            if self.on_terminal and self._threshold <= SUMMARY:
+            if always and self.on_terminal and self._threshold <= SUMMARY:
                 self._show(SUMMARY, [printable(text)])
-            self._write_log(logging.INFO, printable(text))
+            self._write_log(logging.INFO if always else logging.DEBUG, printable(text))
         for note in tally.notes:
             self.line(SUMMARY, f"{pairing}: {note}")
 
@@ -167,6 +169,11 @@ class Output:
         """After the file was moved away (SIGHUP)."""
         if self._log is not None:
             self._log.reopen()
+
+    def detach(self) -> None:
+        """There is no terminal any more, only the log."""
+        with self._lock:
+            self._stderr, self._stdout, self.on_terminal, self._progress = None, None, False, None
 
     def close(self) -> None:
         self.wipe()

@@ -89,9 +89,9 @@ class Debouncer:
             found[key] = _joined(waiting.trigger, found.get(key))
         return list(found.values())
 
-    def ready(self, now: float) -> frozenset[str]:
-        """The pairings for which something is due; removes nothing."""
-        return frozenset(pairing for _, (pairing, _), _ in self._all_due(now))
+    def ready(self, now: float) -> frozenset[tuple[str, Kind]]:
+        """For which (pairing, kind) something is due; removes nothing."""
+        return frozenset(key for _, key, _ in self._all_due(now))
 
     def wait(self, now: float) -> float | None:
         """Seconds until something is due, 0 when something is; None when nothing is pending."""
@@ -116,6 +116,7 @@ class TriggerQueue:
         self._clock = clock
         self._changed = threading.Condition()
         self._closed = False
+        self._nudged = False
 
     @property
     def closed(self) -> bool:
@@ -135,21 +136,28 @@ class TriggerQueue:
             self._changed.notify_all()
 
     def take(self, timeout: float | None) -> list[Trigger]:
-        """Block until something is due and take all that is; [] after `timeout` seconds, and once closed."""
+        """Block until something is due and take all that is; [] after `timeout` seconds, a nudge, and once closed."""
         with self._changed:
             end = None if timeout is None else self._clock() + timeout
             while not self._closed:
                 now = self._clock()
                 if found := self._debouncer.due(now):
                     return found
-                if end is not None and now >= end:
+                if self._nudged or (end is not None and now >= end):
                     break
                 gaps = (LONGEST_SLEEP, self._debouncer.wait(now), None if end is None else end - now)
                 self._changed.wait(min(gap for gap in gaps if gap is not None))
+            self._nudged = False
             return []
 
-    def pending(self) -> frozenset[str]:
-        """The pairings for which something is due now: a long piece of work yields to them."""
+    def nudge(self) -> None:
+        """Wake whoever waits, once, though nothing is due."""
+        with self._changed:
+            self._nudged = True
+            self._changed.notify_all()
+
+    def pending(self) -> frozenset[tuple[str, Kind]]:
+        """For which (pairing, kind) something is due now: a long piece of work yields to them."""
         with self._changed:
             return self._debouncer.ready(self._clock())
 

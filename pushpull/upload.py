@@ -49,12 +49,13 @@ class Uploader:
         pause: Callable[[float], None],
         before_upload: Callable[[], None],
         check_stop: Callable[[], None],
+        breathe: Callable[[], None],
     ) -> None:
         self._remote, self._local, self._outcomes, self._rows = remote, local, outcomes, rows
         self._pair, self._state = pair, state
         self._tally, self._pace = tally, pace
         self._report, self._clock, self._pause = report, clock, pause
-        self._before_upload, self._check_stop = before_upload, check_stop
+        self._before_upload, self._check_stop, self._breathe = before_upload, check_stop, breathe
         self.uploaded: list[Uid] = []
         self.awaiting = False
         self.reread = 0
@@ -70,6 +71,8 @@ class Uploader:
             self._check_stop()
             done += self._one(action.row)
             self._report.progress("uploading", number, len(actions), self._tally.bytes_up)
+            if number < len(actions):
+                self._breathe()
         return done
 
     def _let_settle(self, actions: Sequence[Append]) -> None:

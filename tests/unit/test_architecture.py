@@ -15,10 +15,10 @@ LEVELS = (
     "errors model flags",
     "ports filenames message wire wording dates shellwords plan trust config config_keys options",
     "store schema observed outcomes durable folder maildir marker staging framing sasl tls refusal"
-    " transport remote_fetch remote connect commands retry locks",
+    " transport remote_fetch remote connect commands retry locks accounts problems",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
     "watch_local watch_remote",
-    "service daemonize notify stopping output progress",
+    "cycles hooks prepare service live worker daemonize notify stopping output progress",
     "cli",
 )
 ANYWHERE = {"__init__"}  # holds the version, imports nothing
@@ -50,7 +50,10 @@ SIBLINGS = {
     "apply": "adopt download upload",
     "download": "adopt",
     "upload": "adopt download",
-    "service": "output stopping",
+    "accounts": "commands connect remote",
+    "problems": "outcomes store",
+    "cycles": "prepare",
+    "service": "cycles output prepare stopping",
     "output": "progress",
 }
 

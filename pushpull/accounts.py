@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""Logging in to the account of a configuration: its secret, one door for every thread, one session to work with."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from pushpull.commands import Stopped, never, run_secret_command
+from pushpull.config import Config, Imap
+from pushpull.connect import Account, open_session
+from pushpull.errors import CommandFailed, LoginRefused, PushpullError, ServerUnsupported, Temporary
+from pushpull.options import Asker
+from pushpull.remote import Session
+
+COMMAND_SECONDS = 60.0
+HOPELESS = (LoginRefused, ServerUnsupported, CommandFailed)
+"""What another attempt would not mend."""
+
+
+class Credentials:
+    """The password or token for a login; to be asked from any thread.
+
+    One command runs at a time, and its answer is shared by all who waited for it, so fifty connections that are made
+    anew together ask for one token, and a password manager pops up once.
+    """
+
+    def __init__(
+        self, imap: Imap, asker: Asker, *, stopped: Stopped = never, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`stopped` ends a command that runs. `clock` gives seconds and never runs backwards."""
+        self._imap, self._asker, self._stopped, self._clock = imap, asker, stopped, clock
+        self._lock = threading.Lock()
+        self._password: str | None = None
+        self._token = ""
+        self._token_at = -1.0
+
+    def secret(self) -> str:
+        """The token (fetched anew for each login), or the password (found once).
+
+        CommandFailed when the command does; LoginRefused when there is no password and nobody to ask.
+        """
+        asked = self._clock()
+        with self._lock:
+            if self._imap.oauth2_username:
+                if self._token_at < asked:
+                    self._token = self._run(self._imap.oauth2_refresh_command, "token")
+                    self._token_at = self._clock()
+                return self._token
+            if self._password is None:
+                self._password = self._find_password()
+            return self._password
+
+    def refused(self) -> None:
+        """The server refused the login: a command may have another password by now."""
+        with self._lock:
+            if self._imap.login_password_command:
+                self._password = None
+
+    def _find_password(self) -> str:
+        imap = self._imap
+        if imap.login_password is not None:
+            return imap.login_password.reveal()
+        if imap.login_password_command:
+            return self._run(imap.login_password_command, "password")
+        answer = self._asker.password(f"Password of {imap.login} at {imap.host}:{imap.port}:")
+        if answer is None:
+            raise LoginRefused(
+                f"no password for {imap.login} at {imap.host}",
+                remedy="set imap.login_password_command or imap.login_password, or run it in a terminal",
+            )
+        return answer
+
+    def _run(self, argv: tuple[str, ...], what: Literal["password", "token"]) -> str:
+        return run_secret_command(argv, COMMAND_SECONDS, what, self._stopped).reveal()
+
+
+def account_of(config: Config, credentials: Credentials, trace: Callable[[str], None] | None) -> Account:
+    """The account of a configuration."""
+    imap, ssl = config.imap, config.ssl
+    return Account(
+        host=imap.host,
+        port=imap.port,
+        tls="starttls" if imap.tls == "starttls" else "implicit",
+        ca_file=ssl.certificate_file,
+        pins=ssl.certificate_sha256,
+        timeout=float(imap.timeout_seconds),
+        disabled=imap.disable_extensions,
+        login=imap.login,
+        auth="oauth2" if imap.oauth2_username else "password",
+        secret=credentials.secret,
+        trace=trace,
+    )
+
+
+class Door:
+    """Where every thread logs in. What another attempt would not mend (a refused login, a certificate, a command that
+    failed) keeps it shut for everyone until `reopen`: servers lock accounts for less.
+    """
+
+    def __init__(self, account: Account, credentials: Credentials) -> None:
+        self._account, self._credentials = account, credentials
+        self._lock = threading.Lock()
+        self._shut: PushpullError | None = None
+
+    def open(self) -> Session:
+        """A logged-in session. Errors as `connect.open_session`, and the one that shut the door."""
+        with self._lock:
+            if self._shut is not None:
+                raise self._shut
+        try:
+            return open_session(self._account)
+        except PushpullError as error:
+            if isinstance(error, LoginRefused):
+                self._credentials.refused()
+            if isinstance(error, HOPELESS):
+                with self._lock:
+                    self._shut = error
+            raise
+
+    def reopen(self) -> None:
+        """The next login is tried for real."""
+        with self._lock:
+            self._shut = None
+
+
+class Sessions:
+    """One session for all pairings of the account, made anew after a failure. Of one thread, but for `interrupt`."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._lock = threading.Lock()
+        self._session: Session | None = None
+        self.failure: PushpullError | None = None  # of the last attempt to log in
+
+    @property
+    def connected(self) -> bool:
+        """There is a session, as far as we know."""
+        return self._session is not None
+
+    @property
+    def unreachable(self) -> bool:
+        """The last attempt to connect failed, for now."""
+        return isinstance(self.failure, Temporary) and not isinstance(self.failure, CommandFailed)
+
+    def get(self) -> Session:
+        """A logged-in session. Errors as `Door.open`."""
+        if self._session is None:
+            try:
+                session = self._door.open()
+            except PushpullError as error:
+                self.failure = error
+                raise
+            with self._lock:
+                self._session = session
+            self.failure = None
+        return self._session
+
+    def drop(self) -> None:
+        """The session is not to be used again."""
+        with self._lock:
+            session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def interrupt(self) -> None:
+        """From another thread: cut the link, so that whatever waits for it gets ConnectionLost."""
+        with self._lock:
+            if self._session is not None:
+                self._session.interrupt()
