@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a person sees: lines and a progress bar on standard error, the log file, plans on standard output.
+"""What a person sees: lines and a progress bar on standard error, the logs, plans on standard output.
 
 Every text is made printable here, on one line; nobody else has to escape. A terminal or pipe that has gone away
 never disturbs the program. One lock covers the terminal: lines may come from any thread.
@@ -20,6 +20,7 @@ from typing import IO
 from pushpull.errors import ConfigError, LocalDiskError, PushpullError
 from pushpull.model import Tally
 from pushpull.progress import Progress
+from pushpull.system_log import ADDRESS, SystemLog
 from pushpull.wording import human_size, printable
 
 NOTICE = 25
@@ -34,12 +35,16 @@ _LEVELS = {
     "info": logging.INFO,
     "debug": logging.DEBUG,
 }
-_NAMES = {number: name for name, number in _LEVELS.items()} | {SUMMARY: "notice"}
 _PREFIX = {logging.ERROR: "pushpull: ", logging.WARNING: "pushpull: warning: "}
 _COLOUR = {logging.ERROR: "\x1b[31m", logging.WARNING: "\x1b[33m"}
 _WIPE = "\r\x1b[K"
 _INDENT = "    "
 _USUAL_WIDTH = 80
+
+
+def _name(level: int) -> str:
+    """Of a level as `[log] level` has them; SUMMARY is a notice."""
+    return next((name for name, number in _LEVELS.items() if level >= number), "debug")
 
 
 def threshold(verbosity: int) -> int:
@@ -48,7 +53,9 @@ def threshold(verbosity: int) -> int:
 
 
 class Output:
-    """`ports.Report`, and the words around it. Made before the configuration is read; `open_log` follows."""
+    """`ports.Report`, and the words around it. Made before the configuration is read; `open_log` and `open_syslog`
+    follow.
+    """
 
     def __init__(
         self,
@@ -70,11 +77,12 @@ class Output:
             self._progress = Progress(clock, self._columns)
         self._bar_shown = False
         self._log: _LogFile | None = None
+        self._syslog: SystemLog | None = None
 
     # --- Report
 
     def line(self, level: int, text: str) -> None:
-        """One line for the terminal, if it is to show the level, and for the log file, if that is."""
+        """One line for the terminal and for each log that is to show the level."""
         shown = printable(text)
         if level >= self._threshold:
             self._show(level, [shown])
@@ -159,11 +167,15 @@ class Output:
         """One line of the IMAP trace, on standard error alone whatever the verbosity."""
         self._show(logging.DEBUG, [printable(text)])
 
-    # --- the log file
+    # --- the logs
 
     def open_log(self, path: str, level: str) -> None:
         """LocalDiskError when the file cannot be opened; `level` is a name of `[log] level`."""
         self._log = _LogFile(path, _LEVELS[level])
+
+    def open_syslog(self, level: str, address: str = ADDRESS) -> None:
+        """Log to the system log, beside a log file. LocalDiskError when nobody listens there."""
+        self._syslog = SystemLog(address, level)
 
     def reopen_log(self) -> None:
         """After the file was moved away (SIGHUP)."""
@@ -179,14 +191,14 @@ class Output:
         self.wipe()
         if self._log is not None:
             self._log.close()
-            self._log = None
+        self._log = self._syslog = None
 
     def _write_log(self, level: int, text: str) -> None:
-        if self._log is None:
-            return
-        fault = self._log.write(level, text)
-        if fault:
+        log, syslog = self._log, self._syslog  # another thread may close them
+        if log is not None and (fault := log.write(level, text)):
             self._show(logging.WARNING, [printable(f"the log file cannot be written: {fault}")])
+        if syslog is not None and (fault := syslog.write(_name(level), text)):
+            self._show(logging.WARNING, [printable(f"the system log cannot be reached: {fault}")])
 
     # --- the terminal
 
@@ -241,11 +253,10 @@ class _LogFile:
         """The fault when it could not be written, told once; else ""."""
         if level < self._level:
             return ""
-        name = _NAMES.get(level) or logging.getLevelName(level).lower()
         with self._lock:
             try:
                 now = datetime.now().astimezone().isoformat(timespec="milliseconds")
-                self._file.write(f"{now} {name}: {text}\n")
+                self._file.write(f"{now} {_name(level)}: {text}\n")
                 self._file.flush()
             except (OSError, ValueError) as error:
                 told, self._broken = self._broken, True

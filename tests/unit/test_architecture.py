@@ -18,7 +18,7 @@ LEVELS = (
     " transport remote_fetch remote connect commands retry locks accounts problems",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
     "watch_local watch_remote",
-    "cycles hooks prepare service live worker daemonize notify stopping output progress",
+    "cycles hooks prepare service live worker daemonize notify stopping output progress system_log",
     "cli",
 )
 ANYWHERE = {"__init__"}  # holds the version, imports nothing
@@ -54,7 +54,9 @@ SIBLINGS = {
     "problems": "outcomes store",
     "cycles": "prepare",
     "service": "cycles output prepare stopping",
-    "output": "progress",
+    "worker": "cycles hooks output prepare",
+    "live": "daemonize hooks notify output prepare service worker",
+    "output": "progress system_log",
 }
 
 IMAP = {"framing", "tls", "sasl", "transport", "remote_fetch", "remote", "connect", "watch_remote"}
@@ -62,7 +64,7 @@ CONFINED = {
     "imap_tools": IMAP,
     "imaplib": IMAP,
     "ssl": IMAP,
-    "socket": IMAP | {"notify"},
+    "socket": IMAP | {"notify", "system_log"},
     "inotify_simple": {"watch_local"},
     "tenacity": {"retry"},
     "daemon": {"daemonize"},

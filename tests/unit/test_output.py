@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What is shown where: levels, the progress bar, summaries, plans, the log file, streams that fail."""
+"""What is shown where: levels, the progress bar, summaries, plans, the logs, streams that fail."""
 
 import io
 import logging
 import os
 import re
+import socket
 import subprocess
 import sys
 import termios
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from pushpull import system_log
 from pushpull.errors import ConfigError, LocalDiskError, Refused
 from pushpull.model import Tally
 from pushpull.output import NOTICE, SUMMARY, Output, summary_parts
@@ -434,3 +436,179 @@ def test_a_full_disk_under_the_log_is_told_once() -> None:
         output.line(logging.INFO, "lost")
     output.close()
     assert stream.getvalue() == ("pushpull: warning: the log file cannot be written: No space left on device\n")
+
+
+# --- the system log ------------------------------------------------------------------------------------------
+
+
+def listen(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sock.bind(str(path))
+    sock.settimeout(20)
+    return sock
+
+
+@pytest.fixture
+def syslogd(tmp_path: Path) -> Iterator[socket.socket]:
+    with listen(tmp_path / "dev-log") as sock:
+        yield sock
+
+
+def fill(sock: socket.socket) -> int:
+    """Sends datagrams until the queue is full; their number."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
+        filler.setblocking(False)
+        for count in range(100_000):
+            try:
+                filler.sendto(b"x", sock.getsockname())
+            except BlockingIOError:
+                return count
+    raise AssertionError("a queue without an end")
+
+
+def lines(sock: socket.socket) -> list[str]:
+    """What has arrived, without the pid, which is this process's."""
+    sock.setblocking(False)
+    arrived = []
+    try:
+        while True:
+            arrived.append(sock.recv(65536).decode())
+    except BlockingIOError:
+        pass
+    name = f"pushpull[{os.getpid()}]: "
+    assert all(name in line for line in arrived)
+    return [line.replace(name, "") for line in arrived]
+
+
+def test_the_system_log(syslogd: socket.socket) -> None:
+    output, stream = quiet(-1)
+    output.open_syslog("debug", syslogd.getsockname())
+    output.line(logging.DEBUG, "d")
+    output.line(logging.INFO, "caf\xe9\n\x1b[31m\udcff<0>")
+    output.line(NOTICE, "n")
+    output.summary("INBOX", Tally(uploaded=1))
+    output.line(logging.WARNING, "w")
+    output.error(Refused("no", remedy="do"), about="INBOX")
+    output.close()
+    output.line(logging.ERROR, "left out")
+    assert lines(syslogd) == [  # facility mail: 16
+        "<23>d",
+        "<22>caf\xe9\\n\\x1b[31m\\xff<0>",
+        "<21>n",
+        "<21>INBOX: 1 uploaded (0 bytes)",
+        "<20>w",
+        "<19>INBOX: no",
+        "<19>do",
+    ]
+    assert stream.getvalue() == "pushpull: INBOX: no\n    do\npushpull: left out\n"
+
+
+@pytest.mark.parametrize(("level", "heard"), [("error", 1), ("warning", 2), ("notice", 4), ("info", 5), ("debug", 6)])
+def test_levels_of_the_system_log(syslogd: socket.socket, level: str, heard: int) -> None:
+    output, _ = quiet(-1)
+    output.open_syslog(level, syslogd.getsockname())
+    for number in (logging.ERROR, logging.WARNING, SUMMARY, NOTICE, logging.INFO, logging.DEBUG):
+        output.line(number, str(number))
+    assert [int(line.partition(">")[2]) for line in lines(syslogd)] == [40, 30, 27, 25, 20, 10][:heard]
+
+
+def test_both_logs_with_a_level_each(tmp_path: Path, syslogd: socket.socket) -> None:
+    output, _ = quiet(-1)
+    output.open_log(str(tmp_path / "log"), "info")
+    output.open_syslog("warning", syslogd.getsockname())
+    output.line(logging.INFO, "one")
+    output.line(logging.WARNING, "two")
+    output.reopen_log()
+    output.line(logging.WARNING, "three")
+    output.close()
+    assert [line.split()[-1] for line in (tmp_path / "log").read_text().splitlines()] == ["one", "two", "three"]
+    assert lines(syslogd) == ["<20>two", "<20>three"]
+
+
+def test_a_long_line_is_cut_for_the_system_log(syslogd: socket.socket) -> None:
+    output, _ = quiet(-1)
+    output.open_syslog("info", syslogd.getsockname())
+    output.line(logging.INFO, "\u4e0b" * 100_000)
+    (line,) = lines(syslogd)
+    assert line.endswith("\u4e0b...")
+    assert len(line.encode()) < 8000
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("none", "No such file or directory"),
+        ("file", "Connection refused"),
+        ("stream", "Protocol wrong type for socket"),
+        ("x" * 200, "AF_UNIX path too long"),
+    ],
+)
+def test_a_system_log_that_cannot_be_opened(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+    output, stream = quiet()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as other:
+        other.bind(str(tmp_path / "stream"))
+        other.listen()
+        with pytest.raises(LocalDiskError, match=f"^the system log at .* cannot be reached: {reason}$") as caught:
+            output.open_syslog("info", str(tmp_path / name))
+    assert "[log] file" in caught.value.remedy
+    output.line(SUMMARY, "goes on")
+    assert stream.getvalue() == "goes on\n"
+
+
+def test_a_system_log_that_ends_is_told_once_and_found_again(tmp_path: Path) -> None:
+    output, stream = quiet()
+    path = tmp_path / "dev-log"
+    fault = "pushpull: warning: the system log cannot be reached: {}\n"
+    with listen(path):
+        output.open_syslog("info", str(path))
+    for _ in range(3):
+        output.line(logging.INFO, "lost")
+    path.unlink()
+    output.line(logging.INFO, "lost")
+    assert stream.getvalue() == fault.format("Connection refused")
+    with listen(path) as restarted:
+        output.line(logging.INFO, "one")
+        assert lines(restarted) == ["<22>one"]
+    path.unlink()
+    output.line(logging.INFO, "lost")
+    assert stream.getvalue() == fault.format("Connection refused") + fault.format("No such file or directory")
+
+
+def test_a_system_log_that_hangs_holds_up_one_line(syslogd: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, stream = quiet()
+    output.open_syslog("info", syslogd.getsockname())
+    waiting = fill(syslogd)
+    monkeypatch.setattr(system_log, "_PATIENCE_SECONDS", 0.01)
+    output.line(logging.INFO, "lost")
+    monkeypatch.setattr(system_log, "_PATIENCE_SECONDS", 1_000_000)
+    output.line(logging.INFO, "lost without a wait")
+    assert stream.getvalue() == "pushpull: warning: the system log cannot be reached: timed out\n"
+    for _ in range(waiting):
+        assert syslogd.recv(10) == b"x"
+    output.line(logging.INFO, "one")
+    assert lines(syslogd) == ["<22>one"]
+
+
+def test_a_system_log_that_is_busy_hears_everything(syslogd: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system_log, "_PATIENCE_SECONDS", 1_000_000)
+    output, stream = quiet()
+    output.open_syslog("info", syslogd.getsockname())
+    waiting = fill(syslogd)
+    threads = [threading.Thread(target=output.line, args=(logging.INFO, word)) for word in "abcd"]
+    for thread in threads:
+        thread.start()
+    for _ in range(waiting):
+        assert syslogd.recv(10) == b"x"
+    for thread in threads:
+        thread.join(20)
+    assert sorted(lines(syslogd)) == ["<22>a", "<22>b", "<22>c", "<22>d"]
+    assert stream.getvalue() == ""
+
+
+def test_no_socket_to_the_system_log_stays_open(syslogd: socket.socket) -> None:
+    output, _ = quiet()
+    before = len(os.listdir("/proc/self/fd"))
+    output.open_syslog("info", syslogd.getsockname())
+    output.line(logging.INFO, "one")
+    assert len(os.listdir("/proc/self/fd")) == before
