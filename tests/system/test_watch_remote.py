@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pushpull import watch_remote
+from pushpull import watch_link
 from pushpull.connect import Account, open_session
 from pushpull.triggers import Kind, Trigger
 from pushpull.watch_remote import RemoteWatcher
@@ -169,7 +169,7 @@ def test_a_link_that_is_cut_is_made_again(dovecot, account, proxy):
 
 
 def test_kill_and_restart_of_the_server(monkeypatch):
-    monkeypatch.setattr(watch_remote, "LINK_GAPS", (0.05, 0.2))
+    monkeypatch.setattr(watch_link, "LINK_GAPS", (0.05, 0.2))
     with Dovecot() as server, Watching("alice", server.port) as watching:
         watching.wait_for_idle()
         server.stop()

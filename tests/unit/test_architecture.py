@@ -17,7 +17,7 @@ LEVELS = (
     "store schema observed outcomes durable folder maildir marker staging framing sasl tls refusal"
     " transport remote_fetch remote connect commands retry locks accounts problems",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
-    "watch_local watch_remote",
+    "watch_local watch_link watch_remote watch_status",
     "cycles hooks prepare service live worker daemonize notify stopping output progress system_log",
     "cli",
 )
@@ -50,6 +50,8 @@ SIBLINGS = {
     "apply": "adopt download upload",
     "download": "adopt",
     "upload": "adopt download",
+    "watch_remote": "watch_link",
+    "watch_status": "watch_link watch_remote",
     "accounts": "commands connect remote",
     "problems": "outcomes store",
     "cycles": "prepare",
@@ -59,7 +61,7 @@ SIBLINGS = {
     "output": "progress system_log",
 }
 
-IMAP = {"framing", "tls", "sasl", "transport", "remote_fetch", "remote", "connect", "watch_remote"}
+IMAP = {"framing", "tls", "sasl", "transport", "remote_fetch", "remote", "connect", "watch_link"}
 CONFINED = {
     "imap_tools": IMAP,
     "imaplib": IMAP,

@@ -17,12 +17,13 @@ from collections.abc import Callable
 
 import pytest
 
-from pushpull import watch_remote
+from pushpull import watch_link, watch_remote
 from pushpull.errors import ConnectionLost, LoginRefused, MailboxMissing
 from pushpull.remote import Extensions, Session
 from pushpull.transport import Client
 from pushpull.triggers import Kind, Trigger
-from pushpull.watch_remote import Gaps, RemoteWatcher
+from pushpull.watch_link import Gaps
+from pushpull.watch_remote import RemoteWatcher
 from tests.support.dovecot import certificates
 from tests.support.listener import Listener, Peer
 from tests.support.waiting import wait_for
@@ -154,8 +155,8 @@ def renewals(peer: Peer, count: int, *lines: bytes) -> None:
 @pytest.fixture
 def hasty(monkeypatch):
     """Back-off and looks at the clock that a test can wait for."""
-    monkeypatch.setattr(watch_remote, "LINK_GAPS", (0.001, 0.01))
-    monkeypatch.setattr(watch_remote, "_SLICE", 0.02)
+    monkeypatch.setattr(watch_link, "LINK_GAPS", (0.001, 0.01))
+    monkeypatch.setattr(watch_link, "_SLICE", 0.02)
 
 
 # --- lines -----------------------------------------------------------------------------------------------------
@@ -321,7 +322,7 @@ def test_a_burst_is_few_triggers():
 
 
 def test_a_flood_without_end_is_told_while_it_lasts(monkeypatch):
-    monkeypatch.setattr(watch_remote, "_BURST", 0.02)
+    monkeypatch.setattr(watch_link, "_BURST", 0.02)
     enough = threading.Event()
 
     def talk(peer: Peer) -> None:
@@ -391,7 +392,10 @@ def test_eight_hours_of_renewals_leave_nothing_behind():
     def measure() -> tuple[int, int, int]:
         gc.collect()
         used = tracemalloc.take_snapshot().filter_traces(
-            [tracemalloc.Filter(True, f"*/pushpull/{name}.py") for name in ("watch_remote", "transport", "framing")]
+            [
+                tracemalloc.Filter(True, f"*/pushpull/{name}.py")
+                for name in ("watch_remote", "watch_link", "transport", "framing")
+            ]
         )
         size = sum(entry.size for entry in used.statistics("filename"))
         return size, len(os.listdir("/proc/self/fd")), threading.active_count()
@@ -513,7 +517,7 @@ def test_a_server_that_is_not_there_is_told_once_and_tried_again(hasty):
 
 def test_a_connection_that_proved_stable_starts_with_short_gaps_and_is_no_warning(monkeypatch):
     """By clocks that the test turns."""
-    monkeypatch.setattr(watch_remote, "_JUMP", LONG)
+    monkeypatch.setattr(watch_link, "_JUMP", LONG)
     now = [0.0]
     tired = threading.Event()
 
@@ -828,7 +832,7 @@ def test_a_clock_that_is_set_a_little_or_back_is_no_sleep(hasty):
 
 
 def test_a_sleep_ends_the_wait_for_a_link_but_not_that_for_a_login(hasty, monkeypatch):
-    monkeypatch.setattr(watch_remote, "LINK_GAPS", (LONG, LONG))
+    monkeypatch.setattr(watch_link, "LINK_GAPS", (LONG, LONG))
     clocks = Clocks()
     attempts = []
     errors = [ConnectionLost("no network"), LoginRefused("wrong password")]
