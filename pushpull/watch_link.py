@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -267,6 +267,14 @@ class LinkWatcher(ABC):
             if code == "ALERT":  # which a user must be shown (RFC 9051 section 7.1)
                 self._tell(logging.WARNING, f"the server says: {text}")
         return response.kind not in _NO_NEWS
+
+    def _answers(self, client: Client, command: Command) -> Iterator[Response]:
+        """What the server says until it ends the command; ConnectionLost when it only talks."""
+        until = self._clock() + patience(client)
+        for response in client.responses(command):
+            yield response
+            if self._clock() > until:
+                self._demand(client, command)
 
     def _demand(self, client: Client, command: Command) -> None:
         """ConnectionLost unless the server answered."""

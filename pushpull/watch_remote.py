@@ -139,7 +139,7 @@ class RemoteWatcher(LinkWatcher):
         items = b" (MESSAGES UIDNEXT UIDVALIDITY UNSEEN%b)" % modseq
         status = client.start(b"STATUS " + mailbox_name(self._mailbox) + items)
         for command in (noop, status):
-            for response in client.responses(command):
+            for response in self._answers(client, command):
                 if response.kind == "STATUS":
                     found = wire.status(response.parts, response.rest)
                 else:

@@ -683,6 +683,24 @@ def test_polling_hears_the_end_at_once(hasty):
         watching.wait(LOOK, LOOK)
 
 
+def test_a_server_that_only_chatters_when_it_is_asked_is_left(hasty):
+    def talk(peer: Peer) -> None:
+        if len(server.peers) > 1:
+            polled(peer, [b"MESSAGES 3"])
+        peer.say(b"* OK ready")
+        peer.say(expect(peer, b"NOOP") + b" OK done")
+        while True:
+            peer.say(b"* OK Still here")
+            gone.wait(0.01)
+
+    gone = threading.Event()
+    with Listener(talk) as server, Watching(connector(server, timeout=0.3)) as watching:
+        watching.wait(LOOK)
+        (told,) = watching.lines(logging.WARNING)
+        assert "no answer to STATUS within 0.3 s" in told
+    gone.set()
+
+
 @pytest.mark.parametrize("refusal", [b"NO", b"BAD", b"OK", b"+ OK"])
 def test_idle_refused_means_polling_and_idle_is_tried_again_later(refusal, monkeypatch):
     monkeypatch.setattr(watch_remote, "_IDLE_AGAIN", 0.1)
