@@ -111,6 +111,11 @@ def quoted(text: bytes) -> bytes:
     return b'"' + text.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
 
 
+def unquoted(text: bytes) -> bytes:
+    """What stands in a quoted string."""
+    return _UNQUOTE.sub(rb"\1", text[1:-1])
+
+
 # --- UID sets ------------------------------------------------------------------------------------------------
 
 
@@ -186,6 +191,11 @@ def vanished(rest: bytes) -> tuple[bool, UidSet]:
 
 def status(parts: Sequence[bytes], rest: bytes) -> dict[str, int]:
     """Items of a STATUS answer by upper-case name; the mailbox name before them is passed over."""
+    return named_status(parts, rest)[1]
+
+
+def named_status(parts: Sequence[bytes], rest: bytes) -> tuple[bytes, dict[str, int]]:
+    """Mailbox of a STATUS answer (RFC 3501 section 7.2.4), as `unquoted` gives it, and the items by upper-case name."""
     values = _values([rest, *parts[1:]])
     pairs = values[-1] if len(values) == 2 else None
     if not isinstance(pairs, list):
@@ -195,7 +205,7 @@ def status(parts: Sequence[bytes], rest: bytes) -> dict[str, int]:
         count = number(value) if isinstance(value, bytes) else None
         if isinstance(name, bytes) and count is not None:
             found[printable(name).upper()] = count
-    return found
+    return values[0] if isinstance(values[0], bytes) else b"", found
 
 
 # --- FETCH ---------------------------------------------------------------------------------------------------

@@ -224,6 +224,24 @@ def test_status(parts):
     assert wire.status(parts, parts[0]) == {"MESSAGES": 3, "UIDNEXT": 4, "UIDVALIDITY": 17}
 
 
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        ([b"INBOX (MESSAGES 3)"], b"INBOX"),
+        ([b'"a \\"b\\" \\\\c" (MESSAGES 3)'], b'a "b" \\c'),
+        ([b"", b"a (b)", b" (MESSAGES 3)"], b"a (b)"),
+        ([b"NIL (MESSAGES 3)"], b""),
+    ],
+)
+def test_status_names_its_mailbox(parts, name):
+    assert wire.named_status(parts, parts[0]) == (name, {"MESSAGES": 3})
+
+
+@pytest.mark.parametrize("text", [b"", b"INBOX", b'a "b" \\c', b"\\", b'"'])
+def test_unquoted_gives_back_what_was_quoted(text):
+    assert wire.unquoted(wire.quoted(text)) == text
+
+
 def test_a_status_without_its_list_is_malformed():
     with pytest.raises(ConnectionLost, match="malformed STATUS"):
         wire.status([b"INBOX"], b"INBOX")
