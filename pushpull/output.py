@@ -15,13 +15,16 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from pushpull.errors import ConfigError, LocalDiskError, PushpullError
 from pushpull.model import Tally
 from pushpull.progress import Progress
 from pushpull.system_log import ADDRESS, SystemLog
 from pushpull.wording import human_size, printable
+
+if TYPE_CHECKING:
+    from pushpull.config import Log
 
 NOTICE = 25
 """What was done to one message."""
@@ -168,6 +171,13 @@ class Output:
         self._show(logging.DEBUG, [printable(text)])
 
     # --- the logs
+
+    def open_logs(self, log: Log) -> None:
+        """What the configuration asks for. LocalDiskError when one of them cannot be opened."""
+        if log.file:
+            self.open_log(log.file, log.level)
+        if log.syslog:
+            self.open_syslog(log.level)
 
     def open_log(self, path: str, level: str) -> None:
         """LocalDiskError when the file cannot be opened; `level` is a name of `[log] level`."""

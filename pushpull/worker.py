@@ -42,7 +42,7 @@ from pushpull.problems import tell_problems
 from pushpull.store import Store
 from pushpull.triggers import Kind, Trigger, TriggerQueue
 from pushpull.trust import Trust
-from pushpull.watch_remote import LOGIN_GAPS, Gaps
+from pushpull.watch_link import LOGIN_GAPS, Gaps
 from pushpull.wording import human_duration
 
 FIRST_GAP = 2.0
@@ -81,6 +81,14 @@ class ToldOnce:
         self._report.progress(what, done, total, done_bytes)
 
 
+def _effort() -> Effort:
+    return Effort(pace=Pace(messages=BATCH_MESSAGES, most=BATCH_MESSAGES))
+
+
+def _gaps(longest: float) -> Gaps:
+    return Gaps(min(FIRST_GAP, longest), longest, random)
+
+
 @dataclass(slots=True)
 class _Live:
     """One pairing between its cycles."""
@@ -90,7 +98,7 @@ class _Live:
     gaps: Gaps
     forget: bool  # what was agreed, before the next cycle
     readopt: bool  # nothing is marked until a cycle went through
-    effort: Effort = field(default_factory=lambda: _effort())
+    effort: Effort = field(default_factory=_effort)
     probed: bool = False
     not_before: float = 0.0
     told: str = ""
@@ -379,11 +387,3 @@ class Worker:
 
     def _beat(self) -> None:
         self._busy_since = time.monotonic()
-
-
-def _effort() -> Effort:
-    return Effort(pace=Pace(messages=BATCH_MESSAGES, most=BATCH_MESSAGES))
-
-
-def _gaps(longest: float) -> Gaps:
-    return Gaps(min(FIRST_GAP, longest), longest, random)

@@ -18,7 +18,7 @@ LEVELS = (
     " transport remote_fetch remote connect commands retry locks accounts problems",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
     "watch_local watch_link watch_remote watch_status",
-    "cycles hooks prepare service live worker daemonize notify stopping output progress system_log",
+    "cycles hooks prepare service live harness worker daemonize notify stopping output progress system_log",
     "cli",
 )
 ANYWHERE = {"__init__"}  # holds the version, imports nothing
@@ -50,14 +50,15 @@ SIBLINGS = {
     "apply": "adopt download upload",
     "download": "adopt",
     "upload": "adopt download",
-    "watch_remote": "watch_link",
-    "watch_status": "watch_link watch_remote",
+    "watch_remote": "watch_link watch_status",
+    "watch_status": "watch_link",
     "accounts": "commands connect remote",
     "problems": "outcomes store",
     "cycles": "prepare",
     "service": "cycles output prepare stopping",
     "worker": "cycles hooks output prepare",
-    "live": "daemonize hooks notify output prepare service worker",
+    "harness": "daemonize hooks notify output prepare worker",
+    "live": "daemonize harness notify output prepare service",
     "output": "progress system_log",
 }
 
