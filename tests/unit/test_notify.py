@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
-from pushpull import notify
+from pushpull import errors, notify
 from pushpull.notify import Notifier
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -155,3 +159,26 @@ def test_commands_that_we_run_cannot_speak_in_our_name():
 def test_the_watchdog(limit, pid, gap):
     environ = {"NOTIFY_SOCKET": "@n", "WATCHDOG_USEC": limit, "WATCHDOG_PID": pid}
     assert Notifier.from_environment(environ).watchdog_seconds == gap
+
+
+# --- the unit of systemd's user manager ----------------------------------------------------------------------
+
+
+def unit() -> dict[str, str]:
+    text = (ROOT / "contrib/systemd/user/pushpull@.service").read_text(encoding="utf-8")
+    return dict(re.findall(r"^(\w+)=(.*)$", text, re.MULTILINE))
+
+
+def test_the_unit_waits_for_readiness_and_watches():
+    said = unit()
+    assert said["Type"] == "notify"
+    assert said["NotifyAccess"] == "main"
+    assert re.fullmatch(r"\d+min", said["WatchdogSec"])
+    assert said["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    assert said["ExecStart"].endswith("pushpull %h/.config/pushpull/%i.conf")
+
+
+def test_the_unit_is_not_started_again_after_what_a_person_has_to_mend():
+    hopeless = {errors.EX_USAGE, errors.EX_REFUSED, errors.EX_UNSUPPORTED, errors.EX_LOGIN, errors.EX_CONFIG}
+    assert set(map(int, unit()["RestartPreventExitStatus"].split())) == hopeless
+    assert unit()["Restart"] == "on-failure"
