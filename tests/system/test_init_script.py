@@ -453,6 +453,23 @@ def test_what_only_looks_like_a_daemon(machine):
             process.communicate()
 
 
+if AS_ROOT:  # nobody else may change the root directory
+
+    def test_a_daemon_of_a_chroot_is_its_own(two):
+        """A container's have the same arguments, too, as seen from outside."""
+        elsewhere = two.base / "chroot"
+        elsewhere.mkdir()
+        code = "import os, sys; os.chroot(sys.argv[1]); print(flush=True); sys.stdin.read()"
+        config = str(two.etc / "alice.conf")
+        command = [sys.executable, "-c", code, str(elsewhere), "--daemon", config]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b"\n"
+            assert two.code("stop") == 0
+            assert two.all_pids() == {process.pid}
+            process.communicate()
+            assert process.returncode == 0
+
+
 # --- stop ----------------------------------------------------------------------------------------------------
 
 
