@@ -326,6 +326,17 @@ def test_one_that_fails_does_not_keep_the_others(machine):
     assert machine.all_pids() == {machine.pid("bob")}
 
 
+def test_to_systemd_the_service_runs_if_one_does(machine):
+    machine.configure("alice", fail=[77, "login refused"])
+    machine.configure("bob", OTHER)
+    systemd = ("sh", "-c", 'SYSTEMD_EXEC_PID=$$ exec "$@"', "sh")
+    assert machine.run("start", "alice", shell=systemd)[0] == 1
+    code, _, err = machine.run("start", shell=systemd)
+    assert code == 0
+    assert "pushpull: alice: not started (exit code 77)" in err
+    assert machine.all_pids() == {machine.pid("bob")}
+
+
 def test_names_that_need_quotes(machine):
     names = ["my mail", "a*", "$(echo x)", "-n"]
     for name in names:
