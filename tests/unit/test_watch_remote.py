@@ -19,14 +19,13 @@ import pytest
 
 from pushpull import watch_link, watch_remote
 from pushpull.errors import ConnectionLost, LoginRefused, MailboxMissing
-from pushpull.remote import Extensions, Session
-from pushpull.transport import Client
+from pushpull.remote import Session
 from pushpull.triggers import Kind, Trigger
 from pushpull.watch_link import Gaps
 from pushpull.watch_remote import RemoteWatcher
-from tests.support.dovecot import certificates
 from tests.support.listener import Listener, Peer
 from tests.support.waiting import wait_for
+from tests.support.watching import Clocks, Highest, Running, connector, expect, to_the_end
 
 LOOK = Trigger("p", Kind.REMOTE, full=True)
 NEWS = Trigger("p", Kind.REMOTE)
@@ -35,15 +34,8 @@ STATE = (b"* 3 EXISTS", b"* OK [UIDVALIDITY 7] ok", b"* OK [UIDNEXT 10] ok")
 LONG = 1000.0
 
 
-class Highest:
-    """No jitter."""
-
-    def uniform(self, a: float, b: float) -> float:
-        return b
-
-
-class Watching:
-    """A watcher in a thread, and what it gave and told. Leaves its block stopped, and fails if `run` raised."""
+class Watching(Running):
+    """A watcher of one mailbox."""
 
     def __init__(
         self,
@@ -55,76 +47,12 @@ class Watching:
         sync: bool = False,
         **options,
     ) -> None:
-        self.triggers: list[Trigger] = []
-        self.told: list[tuple[int, str]] = []
-        self.error: BaseException | None = None
-        self.watcher = RemoteWatcher(
-            "p", mailbox, connect, self.triggers.append, lambda level, text: self.told.append((level, text)),
-            idle_seconds=idle, sync_on_timeout=sync, poll_seconds=poll, **options,
+        super().__init__(
+            lambda give, tell: RemoteWatcher(
+                "p", mailbox, connect, give, tell,
+                idle_seconds=idle, sync_on_timeout=sync, poll_seconds=poll, **options,
+            )
         )  # fmt: skip
-        self.thread = threading.Thread(target=self._run)
-
-    def _run(self) -> None:
-        try:
-            self.watcher.run()
-        except BaseException as error:
-            self.error = error
-
-    def __enter__(self) -> Watching:
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.end()
-        if self.error is not None:
-            raise self.error
-
-    def end(self) -> float:
-        """Stop it; how long that took."""
-        began = time.monotonic()
-        self.watcher.stop()
-        self.thread.join(20)
-        assert not self.thread.is_alive()
-        return time.monotonic() - began
-
-    def wait(self, *expected: Trigger) -> None:
-        """Until exactly these were given, in this order."""
-        wait_for(lambda: len(self.triggers) >= len(expected), what=f"{len(expected)} triggers", detail=self.story)
-        assert self.triggers == list(expected)
-
-    def story(self) -> str:
-        return f"{self.triggers}\n{self.told}\n{self.error!r}"
-
-    def lines(self, level: int) -> list[str]:
-        return [text for of, text in self.told if of == level]
-
-
-def connector(
-    listener: Listener, *offered: str, tls: bool = False, timeout: float = 20.0, condstore: bool = False
-) -> Callable[[], Session]:
-    """Makes sessions, without a login."""
-
-    def dial() -> socket.socket:
-        sock = socket.create_connection(("127.0.0.1", listener.port), timeout)
-        return watch_tls(sock) if tls else sock
-
-    return lambda: Session(Client("test:143", dial), Extensions(frozenset(offered), condstore=condstore))
-
-
-def watch_tls(sock: socket.socket) -> socket.socket:
-    from pushpull import tls
-
-    return tls.wrap(sock, "localhost", "test:143", tls.context(str(certificates().ca_file)))
-
-
-def expect(peer: Peer, verb: bytes) -> bytes:
-    """The tag of the next command, which must be this one; ConnectionError when the client is gone."""
-    line = peer.hear()
-    if not line:
-        raise ConnectionError
-    tag, _, command = line.partition(b" ")
-    assert command.startswith(verb), line
-    return tag
 
 
 def opened(peer: Peer) -> None:
@@ -137,11 +65,6 @@ def idling(peer: Peer, *lines: bytes) -> bytes:
     tag = expect(peer, b"IDLE")
     peer.say(b"+ idling", *lines)
     return tag
-
-
-def to_the_end(peer: Peer) -> None:
-    while peer.hear():
-        pass
 
 
 def renewals(peer: Peer, count: int, *lines: bytes) -> None:
@@ -788,17 +711,6 @@ def test_each_connection_is_made_anew_by_connect(hasty):
 
 
 # --- sleep -----------------------------------------------------------------------------------------------------
-
-
-class Clocks:
-    def __init__(self) -> None:
-        self.slept = self.stood = 0.0
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.stood
-
-    def wall(self) -> float:
-        return 1e9 + time.monotonic() + self.stood + self.slept
 
 
 @pytest.mark.parametrize("how", ["slept", "stood"])
