@@ -22,6 +22,7 @@ from pushpull.remote import Session, mailbox_name
 from pushpull.transport import Client
 from pushpull.triggers import Kind, Trigger
 from pushpull.watch_link import LONGEST_IDLE, Chance, LinkWatcher, patience
+from pushpull.watch_status import ask_status
 
 _MOMENT = 1.0  # an IDLE that the server ends within it is none
 _IDLE_AGAIN = 3600.0  # a refusal may have been a passing one
@@ -134,10 +135,8 @@ class RemoteWatcher(LinkWatcher):
         """
         client, news = session.client, False
         found: dict[str, int] = {}
-        modseq = b" HIGHESTMODSEQ" if session.condstore else b""
         noop = client.start(b"NOOP")
-        items = b" (MESSAGES UIDNEXT UIDVALIDITY UNSEEN%b)" % modseq
-        status = client.start(b"STATUS " + mailbox_name(self._mailbox) + items)
+        status = ask_status(session, mailbox_name(self._mailbox))
         for command in (noop, status):
             for response in self._answers(client, command):
                 if response.kind == "STATUS":
