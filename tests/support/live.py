@@ -15,7 +15,7 @@ from tests.support.waiting import wait_for
 
 
 class Live:
-    """Context manager; inside it the program watches. Its end by SIGTERM has to be well, unless it was `ended` before."""
+    """Context manager; inside it the program watches. After it, its end by SIGTERM has to be well."""
 
     def __init__(self, setup: Setup, *args: str, names: Sequence[str] | None = None, code: int = 0) -> None:
         setup.settings.setdefault("imap", {}).setdefault("idle", "yes")
