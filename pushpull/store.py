@@ -244,9 +244,11 @@ def _copy(path: str, memory: sqlite3.Connection) -> None:
 
 
 def _check_version(connection: sqlite3.Connection, path: str) -> int:
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    # One statement, so one snapshot: another process may be making the tables just now.
+    application, version, tables = connection.execute(
+        "SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)"
+        " FROM pragma_application_id, pragma_user_version"
+    ).fetchone()
     if tables and application != APPLICATION_ID:
         raise StateUnusable(
             f"{path} is an SQLite file, but no state of this pushpull",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -391,7 +392,8 @@ def test_a_link_that_ends_amid_the_answers_is_made_again(hasty):
         account.rounds(3)
         watching.wait(*LOOKS)
         (told,) = watching.lines(logging.WARNING)
-        assert "closed the connection" in told
+        # While the next question was on its way, or before it.
+        assert re.search("closed the connection|Broken pipe|Connection reset", told)
 
 
 def test_what_changed_while_there_was_no_link_a_look_finds(hasty):
