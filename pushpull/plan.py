@@ -185,13 +185,21 @@ def plan(
     meetings = _Meetings(rows)
     for row in rows:
         _plan_row(row, made, meetings, policy, complete=complete, answered_before=answered_before)
-    if any(row.has_local and row.uid is None and not row.expunged and not row.old_uidvalidity for row in rows):
+    if any(_is_new_draft(row) for row in rows):
         # A draft edited in place: its old copy is marked only when the new one is on the server.
         made.remote_marks = [action for action in made.remote_marks if action.row.uniquename is not None]
     _hold_twin_uploads(made, counts)
     _guard(made, counts, policy)
     made.downloads.sort(key=lambda action: -(action.row.uid or 0))
     return made
+
+
+def _is_new_draft(row: Pairing) -> bool:
+    """What an edited draft holds now keeps the letter of the old one. No other file may hold up the mark: one that the
+    server refuses would do so for ever.
+    """
+    new = row.has_local and row.uid is None and not row.expunged and not row.old_uidvalidity
+    return new and bool(row.local_flags & DRAFT)
 
 
 def _order(row: Pairing) -> tuple[int, bytes, int]:

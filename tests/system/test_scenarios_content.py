@@ -321,6 +321,17 @@ def test_draft_edited_in_place(each: Setup) -> None:
     each.sync_again_changes_nothing()
 
 
+def test_draft_edited_beside_a_file_that_is_refused(setup: Setup) -> None:
+    """A message that the server never takes does not keep the old copy of a draft alive."""
+    setup.put_local(b"", "S", name="empty.1.host")
+    path = setup.put_local("draft", "D")
+    setup.run("--yes")
+    path.write_bytes(setup.know("edited", mail("draft", body="edited")))
+    setup.sync()
+    setup.assert_state(remote="draft:DT edited:D")
+    setup.sync_again_changes_nothing(quiet=False)
+
+
 # --- buckets ------------------------------------------------------------------------------------------------------
 
 

@@ -361,8 +361,12 @@ MEETINGS = {
         ["download 2 or 1"],
     ),
     "a draft edited in place: its old copy is marked when the new one is there": (
-        [gone(1, uniquename=None), fresh(2)],
+        [gone(1, uniquename=None), fresh(2, local=D)],
         ["append 2"],
+    ),
+    "a draft edited in place: no other file holds up the mark, also when the server refuses it": (
+        [gone(1, uniquename=None), fresh(2, problem="refused", problem_count=3, due=False)],
+        [MARK_THERE],
     ),
     "a file that is gone for good seeks nothing": (
         [arrival(1, message_id="m"), vanished(2, **TWIN)],
