@@ -308,7 +308,9 @@ class Cycle:
         )
         twins = [action for action in made.appends if action.row.twins]
         if twins:
-            self._outcomes.marking("twin", [action.row for action in twins], self._tools.clock())
+            wanted = self._settings.policy.readopt
+            rows = [action.row for action in twins]
+            self._outcomes.marking("twin", rows, self._tools.clock(), counted=not wanted)
         done = uploader.run(made.appends)
         self._observer.look_at(uploader.uploaded)
         self._awaiting_uids = uploader.awaiting

@@ -188,7 +188,8 @@ def plan(
     if any(_is_new_draft(row) for row in rows):
         # A draft edited in place: its old copy is marked only when the new one is on the server.
         made.remote_marks = [action for action in made.remote_marks if action.row.uniquename is not None]
-    _hold_twin_uploads(made, counts)
+    if not policy.readopt:  # the user had both sides matched anew: what is left over is wanted
+        _hold_twin_uploads(made, counts)
     _guard(made, counts, policy)
     made.downloads.sort(key=lambda action: -(action.row.uid or 0))
     return made

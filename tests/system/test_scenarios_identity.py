@@ -279,6 +279,26 @@ def test_another_identical_copy_arrives(each: Setup) -> None:
     each.sync_again_changes_nothing()
 
 
+def test_many_identical_copies_are_held_until_readopted(setup: Setup) -> None:
+    """Another tool on the folder would look like this; who wants the copies says so, and it is not held against the
+    next one."""
+    names = [f"m{number}" for number in range(51)]
+    setup.put_remotes(names)
+    setup.sync()
+    for name in names:
+        setup.put_local(name)
+    run = setup.sync()
+    assert "held: 51" in run.err
+    assert "--readopt uploads them" in run.err
+    assert len(setup.remote()) == 51
+    setup.sync("--readopt")
+    setup.assert_both(" ".join(2 * names))
+    setup.sync_again_changes_nothing()
+    setup.put_local("m0")
+    setup.sync()
+    setup.assert_both(" ".join([*(2 * names), "m0"]))
+
+
 def test_one_message_id_and_two_bodies(each: Setup) -> None:
     """A draft and its edit: the same header, one digit differs. Neither may take the other's place."""
     one = each.know("one", mail("draft", body="Pay 100.", received=False))

@@ -505,6 +505,11 @@ def test_many_uploads_of_what_is_paired_already_are_held_the_others_go_on():
     assert said(made) == ["append 999"]
 
 
+def test_uploads_of_what_is_paired_are_let_pass_when_both_sides_are_matched_anew():
+    made = decide([fresh(number, twins=1) for number in range(1, MAX_TWIN_UPLOADS + 2)], readopt=True)
+    assert (len(made.appends), made.twin_uploads) == (MAX_TWIN_UPLOADS + 1, 0)
+
+
 # --- guards -----------------------------------------------------------------------------------------------------------
 
 
