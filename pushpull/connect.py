@@ -207,10 +207,10 @@ def _refused(client: Client, account: Account, command: Command, secret: str) ->
     later = refusal.busy(command, account.peer)
     if later is not None:
         return ServerBusy(f"{account.peer} does not let {account.login} in now: {answer}", code=later.code)
-    what = "the password" if account.auth == "password" else "the command that gets the token"
-    return LoginRefused(
-        f"{account.peer} refused the login of {account.login}: {answer}", remedy=f"check imap.login and {what}"
-    )
+    remedy = "check imap.login_username and the password"
+    if account.auth == "oauth2":
+        remedy = "check imap.oauth2_username and the command that gets the token"
+    return LoginRefused(f"{account.peer} refused the login of {account.login}: {answer}", remedy=remedy)
 
 
 def _usable(offered: frozenset[str], disabled: frozenset[str]) -> frozenset[str]:
