@@ -12,6 +12,7 @@
     │ └ NotConfirmed               65   a question without an answer
     ├ ServerUnsupported            69   stop
     │ └ CertificateRefused         69   stop
+    │   └ CertificateFileUnusable  78   stop
     ├ Temporary                    75   retry
     │ ├ ConnectionLost                  reconnect: end of file, timeout, BYE, a protocol error
     │ │ └ DeltaLost                     the next observation compares everything
@@ -120,6 +121,12 @@ class ServerUnsupported(PushpullError):
 
 class CertificateRefused(ServerUnsupported):
     """The server's certificate is not trusted, expired, for another name, or not the pinned one."""
+
+
+class CertificateFileUnusable(CertificateRefused):
+    """`ssl.certificate_file` cannot be read or holds no certificate, so none of the server's can be trusted."""
+
+    exit_code = EX_CONFIG
 
 
 class Temporary(PushpullError):

@@ -8,7 +8,7 @@ import socket
 import ssl
 from collections.abc import Sequence
 
-from pushpull.errors import CertificateRefused, ConnectionLost, ServerUnsupported
+from pushpull.errors import CertificateFileUnusable, CertificateRefused, ConnectionLost, ServerUnsupported
 from pushpull.framing import lost
 
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"})
@@ -40,7 +40,7 @@ def context(ca_file: str | None, *, pinned: bool = False) -> ssl.SSLContext:
         made.load_verify_locations(cafile=ca_file)
     except (OSError, ValueError) as error:
         reason = "it holds no certificate in PEM form" if isinstance(error, ssl.SSLError) else str(error)
-        raise CertificateRefused(
+        raise CertificateFileUnusable(
             f"certificate_file {ca_file} cannot be used: {reason}", remedy="correct ssl.certificate_file"
         ) from error
     return made

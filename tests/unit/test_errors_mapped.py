@@ -12,7 +12,14 @@ import pytest
 
 from pushpull import connect, tls
 from pushpull.connect import Account, open_session
-from pushpull.errors import CertificateRefused, ConnectionLost, LoginRefused, PushpullError, ServerUnsupported
+from pushpull.errors import (
+    EX_CONFIG,
+    CertificateRefused,
+    ConnectionLost,
+    LoginRefused,
+    PushpullError,
+    ServerUnsupported,
+)
 from pushpull.transport import Client, Mailbox, sign_in
 from tests.support.scripted import ScriptedSocket
 
@@ -182,6 +189,7 @@ def test_a_certificate_file_without_use(contents, tmp_path):
     with pytest.raises(CertificateRefused, match="certificate_file") as caught:
         tls.context(str(path))
     assert "ssl.certificate_file" in caught.value.remedy
+    assert caught.value.exit_code == EX_CONFIG  # the server has done nothing wrong
 
 
 def test_an_account_does_not_show_its_secret():
