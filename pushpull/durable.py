@@ -44,6 +44,7 @@ _REMEDIES = {
     errno.EROFS: "mount the file system for writing",
     errno.EACCES: _DENIED,
     errno.EPERM: _DENIED,
+    errno.ENOENT: "find out what happened to the directory: not mounted, moved away, or a link that leads nowhere",
     errno.EIO: "the disk or its driver reports damage: look at the kernel's log before anything else",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the system's limit of open files (fs.file-max)",

@@ -195,6 +195,14 @@ def test_the_probe_does_not_mistake_a_full_disk(local, monkeypatch):
     assert "free some space" in caught.value.remedy
 
 
+def test_a_folder_that_is_a_link_to_nowhere(tmp_path):
+    (tmp_path / "folder").symlink_to(tmp_path / "not" / "mounted")
+    with pytest.raises(LocalDiskError, match="No such file or directory") as caught:
+        Maildir(str(tmp_path / "folder")).create()
+    assert "leads nowhere" in caught.value.remedy
+    assert not (tmp_path / "not").exists()
+
+
 # --- scans and races -----------------------------------------------------------------------------------------
 
 
