@@ -127,7 +127,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def parse_arguments(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
     """With `config` and `pairings` taken from the operands. UsageError; SystemExit after --help and --version."""
-    arguments = parser.parse_intermixed_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    end = given.index("--") if "--" in given else len(given)
+    arguments = parser.parse_intermixed_args(given[:end])
+    arguments.operands += given[end + 1 :]  # the library would take names that begin with - for options
     if not arguments.operands:
         raise UsageError("CONFIG-FILE is missing")
     arguments.config, *arguments.pairings = arguments.operands

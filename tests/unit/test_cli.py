@@ -93,6 +93,15 @@ def test_options(calls: list[Any], conf: Path, arguments: list[str], options: Op
     assert [pairing.name for pairing in calls[0].pairings] == ["INBOX", "All Mail"]
 
 
+@pytest.mark.parametrize(
+    "arguments", [["CONF", "--", "-x"], ["--", "CONF", "-x"], ["--once", "--", "CONF", "-x", "--"]]
+)
+def test_after_two_dashes_everything_is_a_name(calls: list[Any], conf: Path, arguments: list[str]) -> None:
+    conf.write_text(conf.read_text().replace("INBOX]", "-x]").replace("All Mail]", "--]"))
+    assert cli.main([str(conf) if word == "CONF" else word for word in arguments]) == 0
+    assert calls[1].pairings == tuple(arguments[arguments.index("-x") :])
+
+
 def test_options_may_come_first(calls: list[Any], conf: Path) -> None:
     assert cli.main(["--once", "--allow-mass-delete", "3", str(conf), "INBOX"]) == 0
     assert calls[1] == Options(("INBOX",), 3, once=True)
