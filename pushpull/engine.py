@@ -197,9 +197,10 @@ class Cycle:
         if not self._settings.dry_run:  # EXAMINE shows every mailbox as read-only
             policy = replace(policy, mask=sight.state.mask, read_only=sight.state.read_only)
         now = self._tools.clock()
+        counts = self._outcomes.counts(now - self._settings.window_seconds, now)
         made = plan(
             self._outcomes.candidates(policy.sendable, now, whole=self._settings.dry_run),
-            self._outcomes.counts(now - self._settings.window_seconds, now),
+            replace(counts, done_local=tally.remote_marked, done_remote=tally.local_marked),
             policy,
             complete=complete,
             answered_before=sight.seen_at - ANSWER_SECONDS,

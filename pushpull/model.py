@@ -270,6 +270,8 @@ class Counts:
     recent_local: int = 0  # marks on the server because files were gone, within the window
     recent_remote: int = 0  # T set on files because UIDs were expunged, within the window
     recent_twins: int = 0  # uploads of content that was paired already, within a day
+    done_local: int = 0  # as recent_local, by this cycle
+    done_remote: int = 0
 
 
 @dataclass(slots=True)

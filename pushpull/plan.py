@@ -365,10 +365,11 @@ def _guard(made: Plan, counts: Counts, policy: Policy) -> None:
     gone, expunged = len(made.remote_marks), len(made.local_marks)
     refusals: list[Refusal] = []
     if policy.allowed is not None:
-        if gone > policy.allowed:
-            refusals.append(TooManyGone(gone, policy.allowed))
-        if expunged > policy.allowed:
-            refusals.append(TooManyExpunged(expunged, policy.allowed, counts.paired + expunged))
+        gone_now, expunged_now = gone + counts.done_local, expunged + counts.done_remote
+        if gone and gone_now > policy.allowed:
+            refusals.append(TooManyGone(gone_now, policy.allowed))
+        if expunged and expunged_now > policy.allowed:
+            refusals.append(TooManyExpunged(expunged_now, policy.allowed, counts.paired + expunged_now))
     else:
         gone_lately, expunged_lately = gone + counts.recent_local, expunged + counts.recent_remote
         if gone and gone_lately > policy.local_delete_limit:

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from tests.support.proxy import Proxy
 from tests.support.run import Run, Setup
 from tests.system.conftest import MakeSetup
 
@@ -110,6 +111,22 @@ def test_slices_of_expunges_add_up_within_the_window(setup: Setup) -> None:
     refused(setup)
     assert marked(setup.local_state()) == 30
     setup.sync_again_changes_nothing(expect=65, quiet=False)
+
+
+def test_what_is_allowed_is_allowed_once_in_a_run(behind: Setup, proxy: Proxy) -> None:
+    """Messages that vanish while the run is under way do not get an allowance of their own."""
+    proxy.lack("UIDPLUS")  # so the mailbox is looked at again after the upload
+    proxy.on_answer(r"\[APPENDUID [^]]*\] ?", replace=b"")
+    filled(behind, 10)
+    behind.expunge_remote(*names(3))
+    behind.put_local("new")
+    proxy.on_command(r"APPEND", count=1, before=lambda: behind.expunge_remote(*names(3, start=3)))
+    run = behind.sync("--allow-mass-delete=3", expect=65)
+    assert "--allow-mass-delete=6" in run.err
+    assert marked(behind.local_state()) == 3
+    behind.sync("--allow-mass-delete=3")
+    assert marked(behind.local_state()) == 6
+    behind.sync_again_changes_nothing()
 
 
 def test_flags_that_a_user_sets_never_count(each: Setup) -> None:

@@ -559,6 +559,19 @@ GUARDS = {
     "allowed, exactly": (many(gone, 60), {}, {"allowed": 60}, []),
     "allowed, one too few": (many(gone, 60), {}, {"allowed": 59}, [TooManyGone(60, 59)]),
     "allowed: what was marked before does not count": (many(gone, 60), {"recent_local": 50}, {"allowed": 60}, []),
+    "allowed: what this cycle marked counts": (
+        many(gone, 60),
+        {"done_local": 1},
+        {"allowed": 60},
+        [TooManyGone(61, 60)],
+    ),
+    "allowed: what this cycle marked counts, expunged": (
+        many(expunged, 60),
+        {"done_remote": 1, "paired": 100},
+        {"allowed": 60},
+        [TooManyExpunged(61, 60, 161)],
+    ),
+    "allowed: all was marked, nothing more is to be": ([], {"done_local": 60}, {"allowed": 60}, []),
     "allowed for fewer than the usual limit": (many(gone, 2), {}, {"allowed": 1}, [TooManyGone(2, 1)]),
     "allowed, expunged": (many(expunged, 2000), {"paired": 0}, {"allowed": 2000}, []),
     "allowed, one expunge too few": (
