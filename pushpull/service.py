@@ -122,7 +122,7 @@ class _Run:
             codes.append(error.exit_code)
         finally:
             if not self._options.dry_run:
-                self._output.summary(pairing.name, effort.tally)
+                self._output.summary(pairing.name, effort.tally, always=not any(codes))
         if effort.tally.failed:
             codes.append(EX_TEMPORARY)
         return worst(codes)

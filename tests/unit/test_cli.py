@@ -139,7 +139,6 @@ USAGE_ERRORS = [
     ([], "CONFIG-FILE is missing"),
     (["--once"], "CONFIG-FILE is missing"),
     (["x", "--onc"], "unrecognized arguments: --onc"),
-    (["x", "--daemon"], "unrecognized arguments: --daemon"),
     (["x", "--allow-mass-delete"], "argument --allow-mass-delete: expected one argument"),
     (["x", "-q", "-v"], "argument -v: not allowed with argument -q"),
     (["x", "--bad\x1b"], "unrecognized arguments: --bad\\x1b"),

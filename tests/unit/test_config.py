@@ -318,7 +318,7 @@ BAD = [
         f"line {LINE + 2}: [safety] remote_delete_percent = 101: {WHOLE} 0 to 100",
     ),
     ("window_minutes = x", f"line {LINE + 1}: [pairing P] window_minutes = x: {WHOLE} 0 to 1000000"),
-    ("[daemon]", f"line {LINE + 1}: [daemon]: unknown section"),
+    ("[demon]", f"line {LINE + 1}: [demon]: unknown section (did you mean 'daemon'?)"),
     ("[sssl]\nfile = x", f"line {LINE + 1}: [sssl]: unknown section (did you mean 'ssl'?)"),
     ("[imap x]\nport = 0", f"line {LINE + 1}: [imap x]: unknown section (did you mean 'imap'?)"),
     ("[paring X]", f"line {LINE + 1}: [paring X]: unknown section (did you mean 'pairing'?)"),

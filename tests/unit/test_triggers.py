@@ -50,7 +50,7 @@ def test_every_event_is_answered_once_and_at_its_time(quiesce, events):
             for key, seen in model.items()
             if is_due(key[1], seen[0][0], seen[-1][0], second, quiesce)
         }
-        assert debouncer.ready(second) == {pairing for pairing, _ in due}
+        assert debouncer.ready(second) == set(due)
         assert (debouncer.wait(second) == 0) == bool(due)
         taken = debouncer.due(second)
         assert len(taken) == len(due)
@@ -116,7 +116,7 @@ def test_pairings_do_not_delay_each_other():
     debouncer = Debouncer(5)
     debouncer.add(Trigger("work", LOCAL), 0)
     debouncer.add(Trigger("home", LOCAL), 3)
-    assert debouncer.ready(5) == {"work"}
+    assert debouncer.ready(5) == {("work", LOCAL)}
     assert debouncer.due(5) == [Trigger("work", LOCAL)]
     assert debouncer.wait(5) == 3
 
@@ -250,11 +250,20 @@ def test_the_clock_is_the_given_one():
     queue = TriggerQueue(5.0, clock=clock)
     queue.put(Trigger("work", LOCAL))
     queue.put(Trigger("home", REMOTE))
-    assert queue.pending() == {"home"}
+    assert queue.pending() == {("home", REMOTE)}
     clock.now += 5
-    assert queue.pending() == {"home", "work"}
+    assert queue.pending() == {("home", REMOTE), ("work", LOCAL)}
     assert queue.take(0) == [Trigger("home", REMOTE), Trigger("work", LOCAL)]
     assert queue.pending() == frozenset()
+
+
+def test_a_nudge_wakes_a_taker_with_nothing():
+    queue = TriggerQueue(5.0)
+    queue.nudge()
+    assert queue.take(None) == []
+    queue.put(Trigger("home", REMOTE))
+    queue.nudge()
+    assert queue.take(None) == [Trigger("home", REMOTE)]
 
 
 def test_closing_wakes_everybody_and_later_events_are_nothing():
