@@ -43,6 +43,7 @@ class Preparer:
 
     def __init__(self, config: Config, options: Options, asker: Asker, report: Report) -> None:
         self._config, self._options, self._asker, self._report = config, options, asker, report
+        self._settled: set[str] = set()  # pairings of which nothing is left to ask before their first cycle
 
     def pair(self, store: Store, pairing: PairingConfig) -> Pair:
         """What the state knows of the pairing; made known to it if it is new."""
@@ -50,10 +51,15 @@ class Preparer:
         return store.find_pair(key) or store.add_pair(key)
 
     def ask(self, store: Store, pairing: PairingConfig) -> None:
-        """Only the questions that `prepare` will ask. Refused as there; NotConfirmed for a question without a yes."""
+        """Only the questions that `prepare` will ask. Refused as there; NotConfirmed for a question without a yes.
+
+        Mail that comes before the first cycle does not make it a question again.
+        """
         judged = self._judge(store, pairing)
         if not self._options.readopt:
             self._decide(judged, pairing)
+        if judged.trust is Trust.FIRST:
+            self._settled.add(pairing.name)
 
     def prepare(self, store: Store, pairing: PairingConfig, *, readopt: bool, probe: bool = True) -> Prepared:
         """Ready for a cycle. `readopt`: forget what was agreed, whatever the folder is. `probe`: see whether the file
@@ -115,7 +121,7 @@ class Preparer:
             return True
         if trust is Trust.FIRST and exists and not self._options.dry_run:
             local.create()  # a run that died while it made the folder left half of it
-        if trust is Trust.FIRST and exists and local.scan().files:
+        if trust is Trust.FIRST and exists and pairing.name not in self._settled and local.scan().files:
             self._ask(
                 f"First synchronisation of {folder}, which holds mail already. Match it with the mailbox"
                 f" {printable(pairing.remote)} on {printable(self._config.imap.host)}, and copy what either side lacks?"

@@ -6,7 +6,9 @@ from __future__ import annotations
 import signal
 
 from tests.support.live import Live
+from tests.support.proxy import Proxy
 from tests.support.run import Setup
+from tests.support.work import Stall
 
 
 def test_push_both_ways(setup: Setup):
@@ -31,3 +33,17 @@ def test_sigusr1_synchronises_now(setup: Setup):
     with Live(setup) as live:
         live.signal(signal.SIGUSR1)
         live.wait_log("as SIGUSR1 asks")
+
+
+def test_mail_that_comes_before_the_first_cycle(behind: Setup, proxy: Proxy):
+    """Nothing was to be asked at the start, when there was no folder; nobody can be asked afterwards."""
+    hold = Stall(proxy, r"^SELECT")
+    with Live(behind) as live:
+        hold.wait()
+        behind.put_local("early")
+        proxy.refuse = True
+        proxy.cut_all()
+        hold.release()
+        live.wait_log("warning: localhost")  # the worker gave up, for now
+        proxy.refuse = False
+        live.wait_both("early")
