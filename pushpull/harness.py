@@ -208,6 +208,7 @@ class Harness:
     def _remote_watchers(self, pairings: Sequence[PairingConfig]) -> list[RemoteWatcher | StatusWatcher]:
         """One connection is the worker's; where they do not suffice for all, one more asks for all that have none."""
         imap = self._config.imap
+        longest = float(max(1, self._config.general.restart_after_error_seconds))
         own = imap.max_connections - 1
         if len(pairings) > own:
             own -= 1
@@ -221,6 +222,7 @@ class Harness:
                 idle_seconds=imap.idle_timeout_seconds,
                 sync_on_timeout=imap.sync_on_idle_timeout,
                 poll_seconds=float(imap.poll_seconds),
+                longest_gap=longest,
             )
             for pairing in pairings[:own]
         ]
@@ -234,6 +236,7 @@ class Harness:
                     idle_seconds=imap.idle_timeout_seconds,
                     sync_on_timeout=imap.sync_on_idle_timeout,
                     poll_seconds=float(imap.poll_seconds),
+                    longest_gap=longest,
                 )
             )
         return made

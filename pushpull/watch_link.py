@@ -60,7 +60,7 @@ class Gaps:
 
     def take(self) -> float:
         """At least three quarters of what the doubling gives, and never more."""
-        gap, self._gap = self._gap, min(2 * self._gap, self._longest)
+        gap, self._gap = min(self._gap, self._longest), min(2 * self._gap, self._longest)
         return self._rng.uniform(0.75 * gap, gap)
 
     def reset(self) -> None:
@@ -81,7 +81,8 @@ class LinkWatcher(ABC):
 
     `name` says in lines told, and in the name of the connecting thread, what is watched. `connect` gives a logged-in
     session of its own (it is called in a thread of its own, since nothing can interrupt a name lookup or a command);
-    `tell` takes a logging level and a line. `clock` is monotonic, `wall` goes on while the machine sleeps.
+    `tell` takes a logging level and a line. `longest_gap` bounds the seconds between two attempts to connect, but for a
+    login that was refused. `clock` is monotonic, `wall` goes on while the machine sleeps.
     """
 
     def __init__(
@@ -90,13 +91,14 @@ class LinkWatcher(ABC):
         connect: Callable[[], Session],
         tell: Callable[[int, str], None],
         *,
+        longest_gap: float = LINK_GAPS[1],
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         rng: Chance = random,
     ) -> None:
         self._name, self._connect, self._tell_line = name, connect, tell
         self._clock, self._wall = clock, wall
-        self._link_gaps, self._login_gaps = Gaps(*LINK_GAPS, rng), Gaps(*LOGIN_GAPS, rng)
+        self._link_gaps, self._login_gaps = Gaps(LINK_GAPS[0], longest_gap, rng), Gaps(*LOGIN_GAPS, rng)
         self._lock = threading.Lock()  # guards the next three, which stop() uses too
         self._stopping = False
         self._session: Session | None = None

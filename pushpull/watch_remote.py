@@ -21,7 +21,7 @@ from pushpull.framing import Command
 from pushpull.remote import Session, mailbox_name
 from pushpull.transport import Client
 from pushpull.triggers import Kind, Trigger
-from pushpull.watch_link import LONGEST_IDLE, Chance, LinkWatcher, patience
+from pushpull.watch_link import LINK_GAPS, LONGEST_IDLE, Chance, LinkWatcher, patience
 from pushpull.watch_status import ask_status
 
 _MOMENT = 1.0  # an IDLE that the server ends within it is none
@@ -29,7 +29,7 @@ _IDLE_AGAIN = 3600.0  # a refusal may have been a passing one
 
 
 class RemoteWatcher(LinkWatcher):
-    """Run and stopped as a LinkWatcher; `connect`, `tell` and the clocks are as there.
+    """Run and stopped as a LinkWatcher; `connect`, `tell`, `longest_gap` and the clocks as there.
 
     `give` takes triggers. `idle_seconds` is how long an IDLE lasts (at most LONGEST_IDLE), after which
     `sync_on_timeout` gives a TIMER trigger; `poll_seconds` is the gap between two questions to a server without IDLE.
@@ -46,11 +46,12 @@ class RemoteWatcher(LinkWatcher):
         idle_seconds: float,
         sync_on_timeout: bool,
         poll_seconds: float,
+        longest_gap: float = LINK_GAPS[1],
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         rng: Chance = random,
     ) -> None:
-        super().__init__(pairing, connect, tell, clock=clock, wall=wall, rng=rng)
+        super().__init__(pairing, connect, tell, longest_gap=longest_gap, clock=clock, wall=wall, rng=rng)
         self._pairing, self._mailbox, self._give = pairing, mailbox, give
         self._idle_seconds = min(idle_seconds, LONGEST_IDLE)
         self._sync_on_timeout, self._poll_seconds = sync_on_timeout, poll_seconds

@@ -23,7 +23,7 @@ from pushpull.errors import ConnectionLost, MailboxMissing, ServerBusy
 from pushpull.framing import Command, Response
 from pushpull.remote import Session, mailbox_name
 from pushpull.triggers import Kind, Trigger
-from pushpull.watch_link import LONGEST_IDLE, Chance, LinkWatcher, patience
+from pushpull.watch_link import LINK_GAPS, LONGEST_IDLE, Chance, LinkWatcher, patience
 from pushpull.wording import plural
 
 _WINDOW = 16  # questions under way: both sides' buffers hold them
@@ -68,7 +68,7 @@ class _Round:
 
 
 class StatusWatcher(LinkWatcher):
-    """Run and stopped as a LinkWatcher; `connect`, `tell` and the clocks are as there.
+    """Run and stopped as a LinkWatcher; `connect`, `tell`, `longest_gap` and the clocks as there.
 
     `mailboxes`: the mailbox of each pairing, at least one. `give` takes triggers. `poll_seconds` is the gap between
     two questions for all of them (at most LONGEST_IDLE); every `idle_seconds` (at most LONGEST_IDLE), at the next
@@ -85,12 +85,13 @@ class StatusWatcher(LinkWatcher):
         poll_seconds: float,
         idle_seconds: float,
         sync_on_timeout: bool,
+        longest_gap: float = LINK_GAPS[1],
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         rng: Chance = random,
     ) -> None:
         name = plural(len(mailboxes), "polled mailbox", "polled mailboxes")
-        super().__init__(name, connect, tell, clock=clock, wall=wall, rng=rng)
+        super().__init__(name, connect, tell, longest_gap=longest_gap, clock=clock, wall=wall, rng=rng)
         self._names = {pairing: _wire_name(mailbox) for pairing, mailbox in mailboxes.items()}
         self._asked = list(dict.fromkeys(name for name in self._names.values() if name))
         self._give = give
