@@ -129,10 +129,12 @@ class Door:
 class Sessions:
     """One session for all pairings of the account, made anew after a failure. Of one thread, but for `interrupt`."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, door: Door, made: Callable[[], None] = lambda: None) -> None:
+        """`made` is called after each login."""
+        self._door, self._made = door, made
         self._lock = threading.Lock()
         self._session: Session | None = None
+        self.served = False  # the session has done its work once already
         self.failure: PushpullError | None = None  # of the last attempt to log in
 
     @property
@@ -155,7 +157,8 @@ class Sessions:
                 raise
             with self._lock:
                 self._session = session
-            self.failure = None
+            self.failure, self.served = None, False
+            self._made()
         return self._session
 
     def drop(self) -> None:

@@ -12,7 +12,7 @@ from pushpull.accounts import Sessions
 from pushpull.config import Config, PairingConfig
 from pushpull.download import Pace
 from pushpull.engine import Cycle, Settings, Tools
-from pushpull.errors import Interrupted, Temporary
+from pushpull.errors import ConnectionLost, Interrupted, Temporary
 from pushpull.model import Policy, Tally
 from pushpull.options import Options
 from pushpull.prepare import Prepared
@@ -77,7 +77,20 @@ class Cycles:
             tell=tell,
         )
         settings = self._settings(prepared.pairing, readopt=readopt)
-        patience(lambda: self._attempt(store, prepared, effort, settings, used))
+        kept = self._sessions.served
+
+        def attempt() -> None:
+            nonlocal kept
+            old, kept = kept, False
+            try:
+                self._attempt(store, prepared, effort, settings, used)
+            except ConnectionLost:
+                if not old:
+                    raise
+                # A link that ended while nobody used it, which servers do to it: that is no trouble.
+                self._attempt(store, prepared, effort, settings, used)
+
+        patience(attempt)
 
     def _attempt(self, store: Store, prepared: Prepared, effort: Effort, settings: Settings, tools: Tools) -> None:
         tools.check_stop()
@@ -86,6 +99,7 @@ class Cycles:
         cycle = Cycle(remote, prepared.local, store, prepared.pair, prepared.trust, settings, tools)
         try:
             cycle.run(effort.tally, effort.pace)
+            self._sessions.served = True
         except (Temporary, Interrupted):
             self._sessions.drop()
             raise

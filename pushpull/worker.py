@@ -137,14 +137,14 @@ class Worker:
         connected: Callable[[], None],
         status: Callable[[str], None],
     ) -> None:
-        """`started`: the state is open. `connected`: the account can be reached again. `status`: one line for whoever
+        """`started`: the state is open. `connected`: the account can be reached. `status`: one line for whoever
         looks. All are called in the worker's thread.
         """
         self._config, self._output, self._queue, self._door = config, output, triggers, door
         self._preparer, self._hooks = preparer, hooks
-        self._started, self._connected, self._status = started, connected, status
+        self._started, self._status = started, status
         self._stop = threading.Event()
-        self._sessions = Sessions(door)
+        self._sessions = Sessions(door, connected)
         self._cycles = Cycles(config, options, self._sessions, self._tools(output), stays=True)
         longest = float(max(1, config.general.restart_after_error_seconds))
         self._longest = longest
@@ -252,7 +252,6 @@ class Worker:
         if was_down:
             self._told_down = ""
             self._output.line(logging.INFO, "connected again")
-            self._connected()
 
     def _synchronise(self, store: Store, live: _Live) -> None:
         effort = live.effort
