@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, Protocol
 
 from pushpull.commands import Stopped, never, run_secret_command
 from pushpull.config import Config, Imap
@@ -18,6 +19,7 @@ from pushpull.remote import Session
 COMMAND_SECONDS = 60.0
 HOPELESS = (LoginRefused, ServerUnsupported, CommandFailed)
 """What another attempt would not mend."""
+_TRIAL_SECONDS = 60.0  # for which the others wait for the one who tries
 
 
 class Credentials:
@@ -95,35 +97,77 @@ def account_of(config: Config, credentials: Credentials, trace: Callable[[str], 
     )
 
 
+class Holds(Protocol):
+    """How long a door stays shut."""
+
+    def take(self, error: PushpullError) -> float:
+        """Seconds, after one more such failure in a row."""
+
+    def reset(self) -> None:
+        """A login went well."""
+
+
 class Door:
     """Where every thread logs in. What another attempt would not mend (a refused login, a certificate, a command that
-    failed) keeps it shut for everyone until `reopen`: servers lock accounts for less.
+    failed) shuts it for everyone: servers lock accounts for less. After a while, or `reopen`, one may try for all.
     """
 
-    def __init__(self, account: Account, credentials: Credentials) -> None:
-        self._account, self._credentials = account, credentials
+    def __init__(
+        self,
+        account: Account,
+        credentials: Credentials,
+        holds: Holds | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Without `holds` it stays shut. `clock` gives seconds and never runs backwards."""
+        self._account, self._credentials, self._holds, self._clock = account, credentials, holds, clock
         self._lock = threading.Lock()
         self._shut: PushpullError | None = None
+        self._until = 0.0
+        self.opened: Callable[[], None] = lambda: None
+        """Called, in any thread, when a door that was shut is open again."""
 
     def open(self) -> Session:
         """A logged-in session. Errors as `connect.open_session`, and the one that shut the door."""
         with self._lock:
-            if self._shut is not None:
-                raise self._shut
+            shut = self._shut
+            if shut is not None:
+                if self._clock() < self._until:
+                    raise shut.with_traceback(None)
+                self._until = self._clock() + _TRIAL_SECONDS
         try:
-            return open_session(self._account)
+            session = open_session(self._account)
         except PushpullError as error:
             if isinstance(error, LoginRefused):
                 self._credentials.refused()
-            if isinstance(error, HOPELESS):
-                with self._lock:
-                    self._shut = error
+            self._failed(error)
             raise
+        with self._lock:
+            self._shut = None
+            if self._holds is not None:
+                self._holds.reset()
+        if shut is not None:
+            self.opened()
+        return session
+
+    def _failed(self, error: PushpullError) -> None:
+        with self._lock:
+            if isinstance(error, HOPELESS):
+                self._shut = error
+                self._until = math.inf if self._holds is None else self._clock() + self._holds.take(error)
+            elif self._shut is not None:
+                self._until = self._clock()
+
+    def shut_for(self) -> float:
+        """Seconds until one may try again; 0 when it is open."""
+        with self._lock:
+            return max(0.0, self._until - self._clock()) if self._shut is not None else 0.0
 
     def reopen(self) -> None:
         """The next login is tried for real."""
         with self._lock:
-            self._shut = None
+            self._until = 0.0
 
 
 class Sessions:

@@ -119,6 +119,7 @@ class Harness:
             status=self._show_status,
         )
         self._remotes = self._remote_watchers(pairings)
+        door.opened = self._kick
         local = LocalWatcher(
             {pairing.name: pairing.folder for pairing in pairings},
             self._queue.put,
@@ -186,6 +187,7 @@ class Harness:
 
     def _look_at_everything(self) -> None:
         self._output.line(logging.INFO, "synchronising now, as SIGUSR1 asks for")
+        self._door.reopen()
         self._kick()
         for pairing in self._pairings:
             self._queue.put(Trigger(pairing.name, Kind.USER, full=True))

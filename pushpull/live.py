@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import sys
 from collections.abc import Iterator
 
@@ -38,6 +39,7 @@ from pushpull.options import Asker, Options
 from pushpull.output import Output
 from pushpull.prepare import Preparer
 from pushpull.service import open_state
+from pushpull.watch_link import Holds
 
 
 def run(config: Config, options: Options, output: Output, asker: Asker) -> int:
@@ -127,7 +129,7 @@ class _Start:
         self._stopping = False
         self.credentials = Credentials(config.imap, self._answers, stopped=lambda: self._stopping)
         account = account_of(config, self.credentials, output.trace if options.debug_imap else None)
-        self.door = Door(account, self.credentials)
+        self.door = Door(account, self.credentials, Holds(float(config.general.restart_after_error_seconds), random))
 
     def make_ready(self, *, strict: bool) -> int:
         """Lock, ask and log in; what can be synchronised is in `pairings`. The exit code of what cannot.

@@ -68,6 +68,23 @@ class Gaps:
         self._gap = self._first
 
 
+class Holds:
+    """For how long nobody tries to log in after what another attempt would not mend: shorter than a watcher's gap, so
+    that one who comes back after it finds the door ready to be tried.
+    """
+
+    def __init__(self, longest: float, rng: Chance) -> None:
+        self._login = Gaps(0.7 * LOGIN_GAPS[0], 0.7 * LOGIN_GAPS[1], rng)
+        self._other = Gaps(0.7 * LINK_GAPS[0], 0.7 * longest, rng)
+
+    def take(self, error: PushpullError) -> float:
+        return (self._login if isinstance(error, LoginRefused) else self._other).take()
+
+    def reset(self) -> None:
+        self._login.reset()
+        self._other.reset()
+
+
 class _Stopped(Exception):
     """`stop` was called."""
 

@@ -27,7 +27,6 @@ from pushpull.engine import Tools
 from pushpull.errors import (
     Interrupted,
     LocalDiskError,
-    LoginRefused,
     PushpullError,
     Refused,
     StateUnusable,
@@ -42,10 +41,11 @@ from pushpull.problems import tell_problems
 from pushpull.store import Store
 from pushpull.triggers import Kind, Trigger, TriggerQueue
 from pushpull.trust import Trust
-from pushpull.watch_link import LOGIN_GAPS, Gaps
+from pushpull.watch_link import Gaps
 from pushpull.wording import human_duration
 
 FIRST_GAP = 2.0
+SHORTEST_GAP = 0.5
 ATTEMPTS = 2  # within a cycle, a second or two apart; then the gaps
 BATCH_MESSAGES = 100  # of a download: how long a batch may take others to wait for
 HELD_GAP = 300.0  # what only a person can mend is looked at again without a trigger, too
@@ -158,7 +158,7 @@ class Worker:
             )
             for pairing in pairings
         }
-        self._gaps, self._login_gaps = _gaps(longest), Gaps(*LOGIN_GAPS, random)
+        self._gaps = _gaps(longest)
         self._down_until = 0.0
         self._told_down = ""
         self._due: dict[str, _Due] = {}
@@ -245,10 +245,8 @@ class Worker:
         if self._sessions.connected:
             return
         was_down = self._sessions.failure is not None
-        self._door.reopen()
         self._sessions.get()
         self._gaps.reset()
-        self._login_gaps.reset()
         if was_down:
             self._told_down = ""
             self._output.line(logging.INFO, "connected again")
@@ -323,7 +321,7 @@ class Worker:
         self._status(f"{live.pairing.name}: {error}")
 
     def _account_failed(self, live: _Live, error: PushpullError) -> None:
-        gap = (self._login_gaps if isinstance(error, LoginRefused) else self._gaps).take()
+        gap = max(self._door.shut_for(), self._gaps.take() if isinstance(error, Temporary) else SHORTEST_GAP)
         self._down_until = time.monotonic() + gap
         self._again(live, gap)
         again = f"trying again in {human_duration(gap)}"
