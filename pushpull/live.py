@@ -155,6 +155,9 @@ class _Start:
             store.close()
         if self.pairings and not (strict and codes):
             self._check_login()
+        for pairing in self.pairings:
+            with _held_later():  # now, so that it is watched from the start
+                self.preparer.make_folder(pairing)
         self._answers.leave()
         return worst(codes)
 

@@ -61,6 +61,11 @@ class Preparer:
         if judged.trust is Trust.FIRST:
             self._settled.add(pairing.name)
 
+    def make_folder(self, pairing: PairingConfig) -> None:
+        """What the first cycle would do, if nothing is left to ask. LocalDiskError."""
+        if pairing.name in self._settled:
+            self._maildir(pairing).create()
+
     def prepare(self, store: Store, pairing: PairingConfig, *, readopt: bool, probe: bool = True) -> Prepared:
         """Ready for a cycle. `readopt`: forget what was agreed, whatever the folder is. `probe`: see whether the file
         system serves, and clean tmp/.
@@ -92,12 +97,15 @@ class Preparer:
 
     def _judge(self, store: Store, pairing: PairingConfig) -> _Judged:
         pair = self.pair(store, pairing)
-        local = Maildir(pairing.folder, buckets=self._config.local.buckets, fsync=self._config.local.fsync)
+        local = self._maildir(pairing)
         exists = local.exists()
         marker = local.read_marker() if exists else None
         others = [other for other in store.pairs() if other.id != pair.id]
         trust = judge(marker, pair, pair.key, state_id=store.state_id, others=others, exists=exists)
         return _Judged(pair, local, exists, marker, trust)
+
+    def _maildir(self, pairing: PairingConfig) -> Maildir:
+        return Maildir(pairing.folder, buckets=self._config.local.buckets, fsync=self._config.local.fsync)
 
     def _decide(self, judged: _Judged, pairing: PairingConfig) -> bool:
         """Ask, tell or refuse. Returns whether what was agreed is to be forgotten and matched by content anew."""
