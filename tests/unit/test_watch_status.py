@@ -210,15 +210,15 @@ def test_answers_are_taken_by_their_name_not_by_their_turn():
 
 
 def test_names_are_known_however_they_are_written():
-    mailboxes = {"a": "inbox", "b": 'say "b\\c"', "c": "Lists/(old)"}
-    wire = [b'"inbox"', b'"say \\"b\\\\c\\""', b'"Lists/(old)"']
-    written = [b"INBOX", b'"say \\"b\\\\c\\""', b"{11}\r\nLists/(old)"]
-    states, asked = [3, 3, 3], []
+    mailboxes = {"a": "inbox", "b": 'say "b\\c"', "c": "Lists/(old)", "d": "other"}
+    wire = [b'"inbox"', b'"say \\"b\\\\c\\""', b'"Lists/(old)"', b'"other"']
+    written = [b"INBOX", b'"say \\"b\\\\c\\""', b"{11}\r\nLists/(old)", b"unknown"]
+    states, asked = [3, 3, 3, 3], []
 
     def talk(peer: Peer) -> None:
         peer.say(b"* OK ready")
         while True:
-            for at in range(3):
+            for at in range(4):
                 tag = expect(peer, b"STATUS " + wire[at])
                 peer.say(b"* STATUS %b (MESSAGES %d)" % (written[at], states[at]), tag + b" OK done")
             asked.append(1)
@@ -228,7 +228,7 @@ def test_names_are_known_however_they_are_written():
         wait_for(lambda: len(asked) >= goal, what="rounds", detail=watching.story)
 
     with Listener(talk) as server, Watching(connector(server), mailboxes) as watching:
-        expected = list(LOOKS)
+        expected = [*LOOKS, look("d")]
         for at, pairing in enumerate(mailboxes):
             rounds(3)
             states[at] = 4
@@ -256,9 +256,12 @@ def test_two_pairings_of_one_mailbox_are_one_question():
         watching.wait(look("p"), look("q"))
         account.set("b", b"MESSAGES 4")
         watching.wait(look("p"), look("q"), news("p"), news("q"))
-        heard = server.heard
-        assert len({line.split(b" ", 1)[0] for line in heard}) == len(heard)
-        assert account.asked.keys() == {WIRE["b"]}
+    with (
+        Listener(account) as server,
+        Watching(connector(server), {"p": "Lists/b", "q": "Lists/b"}, poll=LONG) as watching,
+    ):
+        watching.wait(look("p"), look("q"))
+        assert len(server.heard) == 1
 
 
 def test_an_alert_is_told_and_escaped():
@@ -329,6 +332,15 @@ def test_one_that_is_not_refused_any_more_is_looked_at_once_more():
         wait_for(lambda: len(watching.lines(logging.INFO)) == 2, what="the other refusal", detail=watching.story)
 
 
+def test_one_that_is_refused_has_no_answer_of_a_stranger():
+    account = Account(b=b"%b NO no", c=b"* STATUS unknown (MESSAGES 3)\r\n%b OK done")
+    with Listener(account) as server, Watching(connector(server)) as watching:
+        account.rounds(4)
+        watching.end()
+        assert watching.triggers.count(news("b")) >= 2
+        assert news("c") not in watching.triggers
+
+
 def test_one_that_is_answered_by_nothing_is_looked_at_each_time():
     account = Account(b=b"%b OK done", c=b"")
     with Listener(account) as server, Watching(connector(server)) as watching:
@@ -386,7 +398,8 @@ def test_a_link_that_ends_amid_the_answers_is_made_again(hasty):
         if len(server.peers) > 2:
             account(peer)
         peer.say(b"* OK ready")
-        account.answer(peer, peer.hear())
+        first, *_ = [peer.hear() for _ in THREE]  # what stays unread would make a reset of the end
+        account.answer(peer, first)
 
     with Listener(talk) as server, Watching(connector(server)) as watching:
         account.rounds(3)
