@@ -29,6 +29,7 @@ _STATUS_KINDS = frozenset({"OK", "NO", "BAD", "BYE", "PREAUTH"})
 _RESPONSE = re.compile(rb"\* (?:([0-9]{1,20}) )?([A-Za-z][A-Za-z0-9.+-]*) ?", re.ASCII)
 _LITERAL = re.compile(rb"~?\{([0-9]{1,10})\+?\}$")
 _CODE = re.compile(rb"\s*\[([^\]\s]+)(?: ([^\]]*))?\] ?(.*)", re.DOTALL)
+_TOOK = re.compile(rb" \([0-9]+\.[0-9]{3}(?: \+ [0-9]+\.[0-9]{3})* secs\)(?=\.?\s*$)")
 # A section's header names may stand in parentheses and quotes: one token whatever is between the brackets.
 _TOKEN = re.compile(
     rb" *(?:(\()|(\))|\"((?:[^\"\\]|\\.)*)\"|((?:BODY|BINARY)(?:\.PEEK)?\[[^\]]*\](?:<[0-9]+>)?|[^\s()\"]+))",
@@ -97,7 +98,11 @@ def is_status(kind: str) -> bool:
 
 
 def code(text: bytes) -> tuple[str, bytes, str]:
-    """Split the text of a status response into code (upper case, "" without), its arguments and the words."""
+    """Split the text of a status response into code (upper case, "" without), its arguments and the words.
+
+    Dovecot says last how long it took. That is left out: a refusal that stays the same must look the same each time.
+    """
+    text = _TOOK.sub(b"", text)
     match = _CODE.match(text)
     if match is None:
         return "", b"", printable(text.strip())

@@ -64,6 +64,20 @@ def test_code(text, expected):
 
 
 @pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"[NONEXISTENT] no mailbox x (0.001 + 0.000 secs).", "no mailbox x."),
+        (b"no mailbox x (0.003 + 0.000 + 0.002 secs).", "no mailbox x."),
+        (b"no mailbox x (12.345 secs)", "no mailbox x"),
+        (b"wait (0.001 secs) and try again", "wait (0.001 secs) and try again"),
+        (b"no mailbox x (2 secs)", "no mailbox x (2 secs)"),
+    ],
+)
+def test_what_a_server_took_is_none_of_its_words(text, words):
+    assert wire.code(text)[2] == words
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         (b"(BODY[] {36}", (36, 8)),
