@@ -77,6 +77,7 @@ class Proxy:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificates().pem("good"), certificates().key("good"))
         self._writers: set[asyncio.StreamWriter] = set()
+        self._stalled: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._server = self._loop.run_until_complete(
             asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=context, limit=_LINE)
@@ -112,6 +113,10 @@ class Proxy:
     def cut_all(self) -> None:
         """Close every link, without a word."""
         self._loop.call_soon_threadsafe(self._abort)
+
+    def stall_all(self) -> None:
+        """Nothing passes on the links that there are, which stay open: half-open ones, for both sides."""
+        self._loop.call_soon_threadsafe(lambda: self._stalled.update(self._writers))
 
     def _add(self, rules: list[Rule], pattern: str, options: dict[str, object]) -> Rule:
         rule = Rule(re.compile(pattern.encode(), re.IGNORECASE), **options)  # type: ignore[arg-type]
@@ -166,6 +171,8 @@ class Proxy:
         """The program's commands. A literal that waits for the server's "+" is just the next bytes."""
         continued = False
         while line := await source.readline():
+            if client in self._stalled:
+                continue
             tag, _, command = line.partition(b" ")
             rule = None
             if not continued:
@@ -189,6 +196,8 @@ class Proxy:
 
     async def _down(self, answers: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         while line := await answers.readline():
+            if client in self._stalled:
+                continue
             literal = _LITERAL.search(line)
             line, rule = await self._judge(line)
             if rule and rule.cut and rule.literal is None:
