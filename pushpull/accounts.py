@@ -12,13 +12,15 @@ from typing import Literal, Protocol
 from pushpull.commands import Stopped, never, run_secret_command
 from pushpull.config import Config, Imap
 from pushpull.connect import Account, open_session
-from pushpull.errors import CommandFailed, LoginRefused, PushpullError, ServerUnsupported, Temporary
+from pushpull.errors import CommandFailed, ConnectionLost, LoginRefused, PushpullError, ServerUnsupported, Temporary
 from pushpull.options import Asker
 from pushpull.remote import Session
 
 COMMAND_SECONDS = 60.0
 HOPELESS = (LoginRefused, ServerUnsupported, CommandFailed)
 """What another attempt would not mend."""
+_PROBE_SECONDS = 5.0  # for a sign of life of a link that nobody would miss
+_NAP_SECONDS = 1.0
 _TRIAL_SECONDS = 60.0  # for which the others wait for the one who tries
 
 
@@ -180,6 +182,7 @@ class Sessions:
         self._session: Session | None = None
         self.served = False  # the session has done its work once already
         self.failure: PushpullError | None = None  # of the last attempt to log in
+        self._doubtful, self._asleep = False, _asleep()
 
     @property
     def connected(self) -> bool:
@@ -193,6 +196,10 @@ class Sessions:
 
     def get(self) -> Session:
         """A logged-in session. Errors as `Door.open`."""
+        asleep = _asleep()
+        if self.served and (self._doubtful or asleep - self._asleep > _NAP_SECONDS):
+            self._probe()
+        self._doubtful, self._asleep = False, asleep
         if self._session is None:
             try:
                 session = self._door.open()
@@ -209,11 +216,33 @@ class Sessions:
         """The session is not to be used again."""
         with self._lock:
             session, self._session = self._session, None
+        self.served = False
         if session is not None:
             session.close()
+
+    def doubt(self) -> None:
+        """The link may be a dead one that nobody told us of: `get` is to see whether it answers, and soon."""
+        self._doubtful = True
+
+    def _probe(self) -> None:
+        if self._session is None:
+            return
+        client = self._session.client
+        timeout = client.sock.gettimeout()
+        try:
+            client.sock.settimeout(min(timeout or _PROBE_SECONDS, _PROBE_SECONDS))
+            client.run(b"NOOP")
+            client.sock.settimeout(timeout)
+        except (ConnectionLost, OSError):
+            self.drop()
 
     def interrupt(self) -> None:
         """From another thread: cut the link, so that whatever waits for it gets ConnectionLost."""
         with self._lock:
             if self._session is not None:
                 self._session.interrupt()
+
+
+def _asleep() -> float:
+    """Seconds that this machine was suspended, since it was started."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - time.clock_gettime(time.CLOCK_MONOTONIC)

@@ -206,6 +206,8 @@ class Worker:
             return
         due = self._due.pop(name)
         live = self._live[name]
+        if due.urgent:  # the link of a watcher ended, and so may ours have, unnoticed
+            self._sessions.doubt()
         if not self._postponed(live, due):
             self._cycle(store, live)
 
@@ -243,6 +245,7 @@ class Worker:
 
     def _connect(self) -> None:
         if self._sessions.connected:
+            self._sessions.get()
             return
         was_down = self._sessions.failure is not None
         self._sessions.get()
