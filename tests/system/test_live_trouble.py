@@ -15,11 +15,13 @@ import pytest
 from tests.support.dovecot import Dovecot, mail_ids
 from tests.support.live import Live
 from tests.support.messages import mail
+from tests.support.patched import patched
 from tests.support.proxy import Proxy
 from tests.support.run import Setup
 from tests.support.waiting import wait_for
 from tests.system.conftest import MakeSetup
 
+SOON = "from pushpull import engine\nengine.ANSWER_SECONDS = 1.0"  # an APPEND without an answer is sent again
 IMPATIENT = {"general": {"restart_after_error_seconds": "1"}}
 SHORT = {"imap": {"timeout_seconds": "1", "idle_timeout_minutes": "0.02"}, **IMPATIENT}
 
@@ -112,11 +114,13 @@ def wait_command(live: Live, proxy: Proxy, word: str, count: int, *, seconds: fl
 
 
 def test_links_cut(behind: Setup, proxy: Proxy):
+    behind.program = patched(SOON)
     behind.settings.update(IMPATIENT)
     with Live(behind) as live:
         wait_command(live, proxy, "IDLE", 1)
         for number in range(1, 4):
             proxy.cut_all()
+            live.wait_log("the server closed the connection", number)
             behind.put_local(f"up{number}")
             behind.put_remote(f"down{number}")
             live.wait_both(" ".join(f"up{n} down{n}" for n in range(1, number + 1)))
@@ -132,6 +136,33 @@ def test_half_open_links(behind: Setup, proxy: Proxy):
         behind.put_remote("down")
         behind.put_local("up")
         live.wait_both("up down", seconds=12)
+
+
+SLEEPER = """
+import os, time
+from pushpull import watch_link
+from pushpull.watch_remote import RemoteWatcher
+slept = os.path.join(os.getcwd(), "slept")
+defaults = watch_link.LinkWatcher.__init__.__kwdefaults__, RemoteWatcher.__init__.__kwdefaults__
+for found in defaults:
+    found["wall"] = lambda: time.time() + 3600 * os.path.exists(slept)
+watch_link._SLICE = 0.1
+"""
+
+
+def test_links_that_died_in_the_sleep_of_the_machine(behind: Setup, proxy: Proxy):
+    """The clocks tell it to the watcher; the worker does not wait out the whole deadline of its own link either."""
+    behind.program = patched(SLEEPER)
+    behind.put_remote("A")
+    with Live(behind) as live:
+        live.wait_both("A")
+        wait_command(live, proxy, "IDLE", 1)
+        settle(live, proxy)
+        proxy.stall_all()
+        behind.put_remote("down")
+        (behind.base / "slept").touch()
+        live.wait_log("the clocks say")
+        live.wait_local("A down", seconds=12)
 
 
 def test_server_that_does_not_answer(behind: Setup, proxy: Proxy):
@@ -247,6 +278,7 @@ def test_unanswered_append_holds_nobody_up(make_setup: MakeSetup, proxy: Proxy):
 
 
 def test_append_that_never_arrived_is_sent_again(behind: Setup, proxy: Proxy):
+    behind.program = patched(SOON)
     with Live(behind) as live:
         wait_command(live, proxy, "IDLE", 1)
         proxy.on_command(r"^APPEND", count=1, cut=True)
