@@ -25,13 +25,14 @@ from pushpull.errors import EX_OK, PushpullError
 from pushpull.hooks import HookRunner
 from pushpull.notify import Notifier
 from pushpull.options import Options
-from pushpull.output import Output
+from pushpull.output import SUMMARY, Output
 from pushpull.prepare import Preparer
 from pushpull.triggers import Kind, Trigger, TriggerQueue
 from pushpull.watch_link import Gaps
 from pushpull.watch_local import LocalWatcher
 from pushpull.watch_remote import RemoteWatcher
 from pushpull.watch_status import StatusWatcher
+from pushpull.wording import plural
 from pushpull.worker import Worker
 
 FINISH_SECONDS = 1.0  # for what is under way when a signal ends the program
@@ -151,7 +152,8 @@ class Harness:
         while True:
             event = self._next_event()
             if isinstance(event, _Begun):
-                self._output.line(logging.INFO, f"watching {len(self._pairings)} pairings")
+                watched = plural(len(self._pairings), "pairing", "pairings")
+                self._output.line(SUMMARY if self._output.on_terminal else logging.INFO, f"watching {watched}")
                 readiness.ready()
                 self._notifier.ready()
             elif isinstance(event, _Ended):

@@ -42,7 +42,7 @@ from pushpull.store import Store
 from pushpull.triggers import Kind, Trigger, TriggerQueue
 from pushpull.trust import Trust
 from pushpull.watch_link import Gaps
-from pushpull.wording import human_duration
+from pushpull.wording import human_duration, plural
 
 FIRST_GAP = 2.0
 SHORTEST_GAP = 0.5
@@ -302,7 +302,8 @@ class Worker:
         retry_at = tell_problems(store, self._preparer.pair(store, live.pairing).id, live.report, now)
         waits = [live.effort.look_again, None if retry_at is None else max(retry_at - now, FIRST_RETRY)]
         self._again(live, min((wait for wait in waits if wait is not None), default=None))
-        self._status(f"{len(self._live)} pairings are watched; {name} was synchronised last")
+        watched = plural(len(self._live), "pairing", "pairings")
+        self._status(f"watching {watched}; {name} was synchronised last")
 
     def _failed(self, live: _Live, error: PushpullError) -> None:
         """Tell it once, and look again after a while."""

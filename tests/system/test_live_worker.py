@@ -206,8 +206,9 @@ def test_renewals_leave_nothing_behind(behind: Setup, proxy: Proxy):
         idles(live, proxy, 50)
         before = sizes(live.pid)
         idles(live, proxy, 400)
+        # A cycle has a few descriptors more while it looks.
+        wait_for(lambda: sizes(live.pid)[:2] <= before[:2], what=f"no more threads and descriptors than {before}")
         after = sizes(live.pid)
-    assert after[:2] == before[:2], "threads and descriptors"
     assert after[2] - before[2] < 2048, (before, after)
 
 
