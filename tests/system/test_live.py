@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 
 from tests.support.live import Live
@@ -47,3 +48,18 @@ def test_mail_that_comes_before_the_first_cycle(behind: Setup, proxy: Proxy):
         live.wait_log("warning: localhost")  # the worker gave up, for now
         proxy.refuse = False
         live.wait_both("early")
+
+
+def test_a_cycle_with_nothing_to_do_is_one_round_trip(setup: Setup):
+    setup.env["DEBUG_IMAP"] = "1"
+    setup.put_remotes(["A", "B"], "S")
+    with Live(setup) as live:
+        live.wait_both("A:S B:S")
+        cycles = live.log.count("nothing to do")
+        (file,) = setup.named("A")
+        file.path.rename(file.path.with_name(f"{file.name}:2,SX"))  # a letter that is nobody's business
+        live.wait_log("nothing to do", cycles + 1)
+        trace = re.findall(r"^([CS]): (.*)", live.stderr.read_text(), re.MULTILINE)
+    begin = max(number for number, (_, text) in enumerate(trace) if re.match(r"P\d+ SELECT ", text))
+    said = "".join(side for side, text in trace[begin:] if "LOGOUT" not in text and "BYE" not in text)
+    assert re.fullmatch("C{4}S+", said.rstrip("C")), trace[begin:]
