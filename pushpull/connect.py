@@ -23,6 +23,8 @@ from pushpull.remote import Extensions, Session
 from pushpull.transport import Client, sign_in
 
 _LOOK_SECONDS = 10.0
+# A quiet link is probed well before a home router forgets it; the kernel's default is two hours.
+_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 240), (socket.TCP_KEEPINTVL, 30), (socket.TCP_KEEPCNT, 4))
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,8 @@ def _dial(account: Account) -> socket.socket:
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in _KEEP_ALIVE:
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
         # Unanswered data ends the link after the timeout, not after the kernel's quarter of an hour.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(account.timeout * 1000))
     except OSError as error:

@@ -7,13 +7,11 @@ the machine slept and the link is not to be believed. Trouble is told once for e
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
 import random
 import select
-import socket
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -38,7 +36,6 @@ _SLICE = 30.0  # of a wait, between two looks at the clocks
 _JUMP = 10.0
 _BURST = 0.2  # a flood without end is told at least so often
 _TIMEOUT = 60.0
-_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 240), (socket.TCP_KEEPINTVL, 30), (socket.TCP_KEEPCNT, 4))
 # Whatever else a server says unasked may mean a change; a cycle for nothing costs one round trip.
 _NO_NEWS = frozenset({"OK", "NO", "BAD", "PREAUTH", "CAPABILITY", "ENABLED", "ID", "+"})
 
@@ -206,7 +203,6 @@ class LinkWatcher(ABC):
         self._check()
         self._since = self._clock()
         self._login_gaps.reset()
-        _keep_alive(session.client)
         return session
 
     def _drop(self) -> None:
@@ -348,10 +344,3 @@ def _discard(made: Future[Session]) -> None:
 def patience(client: Client) -> float:
     """Seconds within which each answer must come."""
     return client.sock.gettimeout() or _TIMEOUT
-
-
-def _keep_alive(client: Client) -> None:
-    """Probe a quiet link well before a home router forgets it; the kernel's default is two hours."""
-    with contextlib.suppress(OSError):
-        for option, value in _KEEP_ALIVE:
-            client.sock.setsockopt(socket.IPPROTO_TCP, option, value)

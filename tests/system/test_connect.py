@@ -116,6 +116,17 @@ def test_every_address_is_tried(dovecot, monkeypatch):
     open_session(account(dovecot.port)).close()
 
 
+@pytest.mark.parametrize("how", ["implicit", "starttls"])
+def test_the_kernel_probes_a_quiet_link(dovecot, how):
+    session = open_session(account(dovecot.port if how == "implicit" else dovecot.starttls_port, tls=how))
+    try:
+        sock = session.client.sock
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) < 300
+    finally:
+        session.close()
+
+
 def test_a_closed_port_names_host_and_port():
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]

@@ -482,25 +482,6 @@ def test_gaps_double_up_to_the_longest_and_are_jittered():
     assert 95 < max(taken) <= 100
 
 
-def test_the_kernel_probes_a_quiet_link():
-    made: list[Session] = []
-
-    def talk(peer: Peer) -> None:
-        opened(peer)
-        to_the_end(peer)
-
-    with Listener(talk) as server:
-
-        def connect() -> Session:
-            made.append(connector(server, "IDLE")())
-            return made[0]
-
-        with Watching(connect) as watching:
-            watching.wait(LOOK)
-            sock = made[0].client.sock
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) < 300
-
-
 # --- no IDLE ---------------------------------------------------------------------------------------------------
 
 
