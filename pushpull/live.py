@@ -17,6 +17,7 @@ import contextlib
 import logging
 import os
 import random
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -51,6 +52,7 @@ def run(config: Config, options: Options, output: Output, asker: Asker) -> int:
         raise UsageError("--daemon: a daemon stays, so it needs idle = yes, and no option that ends after one cycle")
     detach = options.daemon and not options.debug_imap
     notifier = Notifier.from_environment(os.environ)
+    _mind_signals()
     start = _Start(config, options, output, asker)
     try:
         code = start.make_ready(strict=options.daemon)
@@ -71,6 +73,13 @@ def run(config: Config, options: Options, output: Output, asker: Asker) -> int:
         )
     finally:
         start.close()
+
+
+def _mind_signals() -> None:
+    """Until the threads are there: SIGTERM ends the start as Ctrl-C does, the others are kept for later."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, note_signal)
 
 
 def _daemon(start: _Start, readiness: Readiness) -> int:

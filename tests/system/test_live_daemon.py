@@ -227,6 +227,87 @@ def test_a_signal_in_a_download_that_hangs_ends_it_in_two_seconds(live: Setup):
     live.sync_again_changes_nothing("--once")
 
 
+def test_a_signal_while_a_command_for_the_password_runs(live: Setup):
+    live.settings["imap"] |= {
+        "login_password": "",
+        "login_password_command": f"sh -c 'echo > {live.base}/runs; sleep 60'",
+    }
+    process = live.start()
+    wait_for((live.base / "runs").exists, what="the command")
+    sent = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    run = live.finish(process)
+    assert time.monotonic() - sent < 4  # the command's group gets two seconds
+    assert run.code == EX_TEMPORARY
+    assert "interrupted" in run.err
+
+
+def test_a_signal_while_the_first_login_hangs(live: Setup):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        live.port = silent.getsockname()[1]
+        process = live.start()
+        silent.settimeout(20)
+        link, _ = silent.accept()
+        with link:
+            sent = time.monotonic()
+            process.send_signal(signal.SIGUSR1)  # too early, and harmless
+            process.send_signal(signal.SIGTERM)
+            run = live.finish(process)
+    assert time.monotonic() - sent < 2.5
+    assert run.code == EX_TEMPORARY
+    assert "interrupted" in run.err
+
+
+def test_a_signal_while_the_worker_waits_for_a_server_that_is_silent_now(live: Setup):
+    gate = threading.Event()
+    with Proxy(live.server.starttls_port) as proxy:
+        live.port = proxy.port
+        try:
+            with Live(live) as running:
+                running.wait_log("watched by IDLE")
+                stalled = proxy.on_answer(r"\* FLAGS", before=gate.wait)
+                live.put_local("up")
+                wait_for(lambda: stalled.hits > 0, what="the stall", detail=running.story)
+                sent = time.monotonic()
+                running.signal(signal.SIGTERM)
+                assert running.process.wait(5) == 0, running.story()
+                assert time.monotonic() - sent < 2.3
+        finally:
+            gate.set()
+
+
+def test_a_signal_while_the_post_sync_command_hangs(live: Setup):
+    live.settings["command"] = {"post_sync_local_change": f"sh -c 'echo $$ > {live.base}/hook; sleep 60'"}
+    with Live(live) as running:
+        live.put_remote("A")
+        hook = live.base / "hook"
+        wait_for(lambda: hook.exists() and hook.read_text().strip(), what="the command", detail=running.story)
+        sent = time.monotonic()
+        running.signal(signal.SIGTERM)
+        assert running.process.wait(5) == 0, running.story()
+        assert time.monotonic() - sent < 2.3
+    pid = int((live.base / "hook").read_text())
+    wait_for(lambda: not alive(pid), what="the command's end")
+
+
+def test_a_second_signal_ends_it_at_once(live: Setup):
+    gate = threading.Event()
+    with Proxy(live.server.starttls_port) as proxy:
+        live.port = proxy.port
+        try:
+            with Live(live) as running:
+                running.wait_log("watched by IDLE")
+                stalled = proxy.on_answer(r"\* FLAGS", before=gate.wait)
+                live.put_local("up")
+                wait_for(lambda: stalled.hits > 0, what="the stall", detail=running.story)
+                running.signal(signal.SIGTERM)
+                running.wait_log("ended by SIGTERM")
+                running.signal(signal.SIGINT)
+                assert running.process.wait(0.8) == 0, running.story()
+        finally:
+            gate.set()
+
+
 def test_sighup_opens_the_log_anew(live: Setup):
     with Live(live) as running:
         (live.base / "log").rename(live.base / "log.1")
