@@ -17,6 +17,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from pushpull.accounts import Door, Sessions
@@ -109,12 +110,10 @@ class _Live:
 class _Due:
     """Triggers of a pairing that wait for their turn. `resumed`: a cycle of it was interrupted."""
 
-    kinds: set[Kind] = field(default_factory=set)
     urgent: bool = False  # the user, or a watcher that got through
     resumed: bool = False
 
     def add(self, trigger: Trigger) -> None:
-        self.kinds.add(trigger.kind)
         self.urgent |= trigger.kind is Kind.USER or (trigger.kind is Kind.REMOTE and trigger.full)
         self.resumed = False
 
@@ -227,6 +226,7 @@ class Worker:
         try:
             self._connect()
             self._synchronise(store, live)
+            self._succeeded(store, live)
         except Yielded:
             self._due[name] = _Due(resumed=True)
         except (Interrupted, StateUnusable):
@@ -236,9 +236,10 @@ class Worker:
             if self._stop.is_set():  # the link was cut for that
                 raise Interrupted("interrupted") from error
             self._failed(live, error)
-        else:
-            self._succeeded(store, live)
-        self._submit_hook(store, live, changed=effort.tally.changed_local)
+        try:
+            self._submit_hook(store, live, changed=effort.tally.changed_local)
+        except (LocalDiskError, Temporary) as error:
+            self._failed(live, error)
         if name not in self._due:
             self._output.summary(name, effort.tally, always=False)
             live.effort = _effort()
@@ -363,7 +364,9 @@ class Worker:
             if end.error is not None:  # due still: it is run again after the next change
                 self._output.error(end.error, about=end.pairing)
             elif self._hooks is not None and not self._hooks.pending(end.pairing):
-                store.update_pair(self._preparer.pair(store, live.pairing), hook_due=False)
+                # A disk that is full leaves it due: it is run once more than needed.
+                with suppress(LocalDiskError, Temporary):
+                    store.update_pair(self._preparer.pair(store, live.pairing), hook_due=False)
 
     # --- tools of a cycle ----------------------------------------------------------------------------------------
 

@@ -9,7 +9,10 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.live import Live, cpu_seconds
+from tests.support.patched import patched
 from tests.support.proxy import Proxy
 from tests.support.run import Setup
 from tests.support.waiting import wait_for
@@ -198,3 +201,36 @@ def test_folder_of_a_first_start_is_watched_from_the_start(setup: Setup):
         live.wait_local("A")
     assert "No such file" not in live.stderr.read_text()
     assert os.path.isdir(setup.maildir)
+
+
+FULL_DISK = """
+import os, sqlite3
+from pushpull import store
+
+update_pair = store.Store.update_pair
+
+def full(self, pair, **changes):
+    if os.path.exists("full") and (changes == {"hook_due": False} or open("full").read() == "at once"):
+        with store.translate(self.path):
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorname = "SQLITE_FULL"
+            raise error
+    return update_pair(self, pair, **changes)
+
+store.Store.update_pair = full
+"""
+
+
+@pytest.mark.parametrize("when", ["at once", "after the delivery"])
+def test_a_full_disk_under_the_state_ends_nothing(setup: Setup, when: str):
+    """SQLite says that it is full; what was held up goes on when it no longer is."""
+    setup.program = patched(FULL_DISK)
+    setup.settings["general"] = {"restart_after_error_seconds": "1"}
+    with Live(setup) as live:
+        setup.put_remote("A")
+        live.wait_both("A")
+        (setup.base / "full").write_text(when)
+        setup.put_remote("B")
+        live.wait_log("database or disk is full")
+        (setup.base / "full").unlink()
+        live.wait_both("A B")
