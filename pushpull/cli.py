@@ -73,7 +73,8 @@ def _run(arguments: argparse.Namespace, output: Output) -> int:
         return live.run(config, options, output, asker)
     from pushpull import service
 
-    output.open_logs(config.log)
+    if not options.dry_run:
+        output.open_logs(config.log)
     return service.run(config, options, output, asker)
 
 

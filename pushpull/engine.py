@@ -23,7 +23,7 @@ from pushpull.ports import Local, Remote, Report
 from pushpull.store import Store
 from pushpull.trust import Trust, judge
 from pushpull.upload import Uploader
-from pushpull.wording import printable
+from pushpull.wording import plural, printable
 
 ANSWER_SECONDS = 10.0
 MAX_QUIET_PASSES = 3
@@ -90,7 +90,8 @@ class Cycle:
         Raises Refused before anything was changed, Temporary when the link or the server failed.
         """
         sight = self._observer.observe()
-        complete = self._take_in_local(tally) and sight.complete
+        whole_folder = self._take_in_local(tally)
+        complete = whole_folder and sight.complete
         quiet = waits = 0
         while True:
             self._tools.check_stop()
@@ -116,9 +117,10 @@ class Cycle:
                 quiet, waits = 0, waits + 1
         self._tell_held(made, tally)
         if not complete:
+            what = f"mailbox {self._pair.key.remote}" if whole_folder else f"folder {self._settings.folder}"
             raise Temporary(
-                "the folder or the mailbox could not be read to its end; nothing was uploaded or marked deleted",
-                remedy="try again",
+                f"the {printable(what)} could not be read to its end; nothing was uploaded or marked deleted",
+                remedy="try again when nothing changes it all the time",
             )
 
     # --- observe -------------------------------------------------------------------------------------------------
@@ -215,7 +217,8 @@ class Cycle:
         for refusal in made.refusals:
             most = max(most, refusal.count)
             if isinstance(refusal, TooManyGone):
-                words.append(f"{refusal.count} messages are gone from the folder {folder} (limit {refusal.limit})")
+                gone = plural(refusal.count, "message is", "messages are")
+                words.append(f"{gone} gone from the folder {folder} (limit {refusal.limit})")
             elif isinstance(refusal, TooManyExpunged):
                 words.append(
                     f"{refusal.count} of {refusal.paired} messages are gone from the mailbox {mailbox}"
@@ -350,8 +353,8 @@ class Cycle:
     def _tell_held(self, made: Plan, tally: Tally) -> None:
         if tally.unmarked:
             tally.notes.append(
-                f"{tally.unmarked} messages were marked deleted on one side only when they first met; the mark was"
-                " taken off"
+                f"{plural(tally.unmarked, 'message was', 'messages were')} marked deleted on one side only at the first"
+                " meeting; the mark was taken off"
             )
         if tally.remote_marked and self._remote.gmail:
             tally.notes.append("Gmail expunges what is marked deleted, unless its Auto-Expunge is off")
@@ -359,14 +362,15 @@ class Cycle:
             tally.held += made.waiting
             self._report.line(
                 logging.WARNING,
-                f"held: {made.waiting} uploaded messages did not show up on the server yet; they are not sent again",
+                f"held: {plural(made.waiting, 'uploaded message')} did not show up on the server yet; they are"
+                " not sent again, unless --readopt asks for it",
             )
         if made.unmatched:
             tally.held += made.unmatched
             self._report.line(
                 logging.WARNING,
-                f"held: {made.unmatched} messages of {printable(self._settings.folder)} were known before the server"
-                " numbered its messages anew, and are not on it any more; --readopt uploads them as new",
+                f"held: {plural(made.unmatched, 'message')} of {printable(self._settings.folder)}, known before the"
+                " server numbered its messages anew and not on it any more; --readopt uploads them as new",
             )
         if made.twin_uploads:
             tally.held += made.twin_uploads

@@ -116,7 +116,9 @@ def test_mailbox_missing(make_setup: MakeSetup) -> None:
 
 def test_dry_run_of_a_first_sync(setup: Setup) -> None:
     setup.put_remotes(["A", "B"])
+    setup.settings["log"] = {"file": str(setup.base / "logs" / "log")}
     run = setup.sync("--dry-run")
+    assert not (setup.base / "logs").exists()
     assert run.out
     assert not setup.maildir.exists()
     assert not setup.state.exists()
