@@ -53,7 +53,8 @@ class Tools:
 
     `pause` waits so many seconds, `check_stop` raises Interrupted when a signal asked for an end, `show_plan` prints
     a line of a dry run. `breathe` is called between two batches: it may raise to end the cycle there, where nothing is
-    under way and all that was done is in the state.
+    under way and all that was done is in the state. `whole` tells of a uniquename whether its file is known to be
+    complete, however young.
     """
 
     report: Report
@@ -62,6 +63,7 @@ class Tools:
     check_stop: Callable[[], None]
     show_plan: Callable[[str], None]
     breathe: Callable[[], None] = lambda: None
+    whole: Callable[[bytes], bool] = lambda _uniquename: False
 
 
 class Cycle:
@@ -309,6 +311,7 @@ class Cycle:
             before_upload=self._raise_generation,
             check_stop=self._tools.check_stop,
             breathe=self._tools.breathe,
+            whole=self._tools.whole,
         )
         twins = [action for action in made.appends if action.row.twins]
         if twins:

@@ -27,7 +27,7 @@ from pushpull.notify import Notifier
 from pushpull.options import Options
 from pushpull.output import SUMMARY, Output
 from pushpull.prepare import Preparer
-from pushpull.triggers import Kind, Trigger, TriggerQueue
+from pushpull.triggers import Kind, MovedIn, Trigger, TriggerQueue
 from pushpull.watch_link import Gaps
 from pushpull.watch_local import LocalWatcher
 from pushpull.watch_remote import RemoteWatcher
@@ -106,6 +106,7 @@ class Harness:
         self._queue = TriggerQueue(float(config.local.quiesce_seconds))
         has_hook = bool(config.command.post_sync_local_change)
         hooks = HookRunner(config.command, self._queue.nudge) if has_hook else None
+        moved_in = MovedIn()
         self._worker = Worker(
             config,
             options,
@@ -118,6 +119,7 @@ class Harness:
             started=lambda: _events.put(_Begun()),
             connected=self._kick,
             status=self._show_status,
+            moved_in=moved_in,
         )
         self._remotes = self._remote_watchers(pairings)
         door.opened = self._kick
@@ -126,6 +128,7 @@ class Harness:
             self._queue.put,
             self._output.line,
             clock=time.monotonic,
+            moved_in=moved_in.note,
         )
         self._threads = {"worker": _thread(self._worker.run, self._worker.stop, vital=True)}
         self._threads["folders"] = _thread(local.run, local.stop)

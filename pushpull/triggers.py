@@ -12,6 +12,7 @@ each wait, so no trigger falls between the end of a cycle and the wait for the n
 from __future__ import annotations
 
 import enum
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -166,6 +167,30 @@ class TriggerQueue:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+
+class MovedIn:
+    """Names of files that were seen to be moved into a folder, as delivery by rename does: they are whole, so nobody
+    need wait to see whether they grow. The latest few thousand; who is not known is waited for. From any thread.
+    """
+
+    MOST = 5000
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names: dict[tuple[str, bytes], None] = {}
+
+    def note(self, pairing: str, name: str) -> None:
+        """A file of that name (with its info part) was moved into the pairing's folder."""
+        with self._lock:
+            self._names[pairing, os.fsencode(name).partition(b":")[0]] = None
+            if len(self._names) > self.MOST:
+                del self._names[next(iter(self._names))]
+
+    def has(self, pairing: str, uniquename: bytes) -> bool:
+        """Whether it was seen."""
+        with self._lock:
+            return (pairing, uniquename) in self._names
 
 
 def _joined(trigger: Trigger, other: Trigger | None) -> Trigger:

@@ -6,7 +6,7 @@ The attempt is committed before a byte is sent. Then there are three outcomes: r
 a later plan decides from a fresh view whether the message arrived (RFC 9051 section 6.3.12, RFC 4315).
 
 A file is sent only if its size, mtime and inode are those of when it was last read, before and after; a file younger
-than two seconds may still be written to, and is looked at again a second later.
+than two seconds may still be written to, and is looked at again a second later, unless it was seen to be moved in.
 """
 
 from __future__ import annotations
@@ -50,12 +50,14 @@ class Uploader:
         before_upload: Callable[[], None],
         check_stop: Callable[[], None],
         breathe: Callable[[], None],
+        whole: Callable[[bytes], bool],
     ) -> None:
         self._remote, self._local, self._outcomes, self._rows = remote, local, outcomes, rows
         self._pair, self._state = pair, state
         self._tally, self._pace = tally, pace
         self._report, self._clock, self._pause = report, clock, pause
-        self._before_upload, self._check_stop, self._breathe = before_upload, check_stop, breathe
+        self._before_upload, self._check_stop = before_upload, check_stop
+        self._breathe, self._whole = breathe, whole
         self.uploaded: list[Uid] = []
         self.awaiting = False
         self.reread = 0
@@ -79,6 +81,8 @@ class Uploader:
         """Give files that were just written a second, once for all of them."""
         now = self._clock()
         for action in actions:
+            if self._whole(action.row.uniquename or b""):
+                continue
             stamp = self._stamp(action.row)
             if stamp is not None and abs(now - stamp.mtime_ns / 1e9) < YOUNG_SECONDS:
                 self._pause(1.0)

@@ -91,11 +91,14 @@ class LocalWatcher:
         *,
         clock: Callable[[], float],
         poll_seconds: float = 60.0,
+        moved_in: Callable[[str, str], None] = lambda _pairing, _name: None,
     ) -> None:
-        """`folders`: pairing -> path. `clock` gives seconds and never runs backwards. `give` and `tell` (a logging
-        level and a line) are called in the thread of `run`.
+        """`folders`: pairing -> path. `clock` gives seconds and never runs backwards. `give`, `tell` (a logging level
+        and a line) and `moved_in` (pairing and name of a file that was moved into the folder, hence is whole) are
+        called in the thread of `run`.
         """
         self._paths, self._give, self._tell, self._clock = dict(folders), give, tell, clock
+        self._moved_in = moved_in
         self._poll_seconds = poll_seconds
         self._lock = threading.Lock()
         self._stopping = False
@@ -107,7 +110,9 @@ class LocalWatcher:
             if self._stopping:
                 return
             wake = self._wake = os.eventfd(0)
-        watch = _Watch(self._paths, wake, self._give, self._tell, self._clock, self._poll_seconds)
+        watch = _Watch(
+            self._paths, wake, self._give, self._tell, self._clock, self._poll_seconds, moved_in=self._moved_in
+        )
         try:
             watch.start()
             while not self._stopping:
@@ -137,7 +142,11 @@ class _Watch:
         tell: Callable[[int, str], None],
         clock: Callable[[], float],
         poll_seconds: float,
+        *,
+        moved_in: Callable[[str, str], None],
     ) -> None:
+        self._moved_in = moved_in
+        self._renamed = 0  # the cookie of the last move out of a directory that is watched
         self._wake, self._give, self._tell, self._clock, self._poll_seconds = wake, give, tell, clock, poll_seconds
         now = clock()
         self._folders = {pairing: _Folder(pairing, path, now) for pairing, path in paths.items()}
@@ -197,12 +206,20 @@ class _Watch:
                     doubtful[pairing] = None
                 elif _holds_messages(directory) and not event.name.startswith("."):
                     touched[pairing] = None
+                    self._note_move(event, pairing)
         for pairing in doubtful:
             self._look_up(self._folders[pairing])
             self._give(Trigger(pairing, Kind.LOCAL, full=True))
         for pairing in touched:
             if pairing not in doubtful:
                 self._give(Trigger(pairing, Kind.LOCAL))
+
+    def _note_move(self, event: Event, pairing: str) -> None:
+        """A rename within the folder says nothing of who still writes to the file; a move into it does."""
+        if event.mask & flags.MOVED_FROM:
+            self._renamed = event.cookie
+        elif event.mask & flags.MOVED_TO and event.cookie != self._renamed:
+            self._moved_in(pairing, event.name)
 
     # --- watches ---------------------------------------------------------------------------------------------
 

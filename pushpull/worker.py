@@ -40,7 +40,7 @@ from pushpull.ports import NOTICE, Report
 from pushpull.prepare import Preparer
 from pushpull.problems import tell_problems
 from pushpull.store import Store
-from pushpull.triggers import Kind, Trigger, TriggerQueue
+from pushpull.triggers import Kind, MovedIn, Trigger, TriggerQueue
 from pushpull.trust import Trust
 from pushpull.watch_link import Gaps
 from pushpull.wording import human_duration, plural
@@ -135,13 +135,14 @@ class Worker:
         started: Callable[[], None],
         connected: Callable[[], None],
         status: Callable[[str], None],
+        moved_in: MovedIn,
     ) -> None:
         """`started`: the state is open. `connected`: the account can be reached. `status`: one line for whoever
         looks. All are called in the worker's thread.
         """
         self._config, self._output, self._queue, self._door = config, output, triggers, door
         self._preparer, self._hooks = preparer, hooks
-        self._started, self._status = started, status
+        self._started, self._status, self._moved_in = started, status, moved_in
         self._stop = threading.Event()
         self._sessions = Sessions(door, connected)
         self._cycles = Cycles(config, options, self._sessions, self._tools(output), stays=True)
@@ -256,13 +257,13 @@ class Worker:
             self._output.line(logging.INFO, "connected again")
 
     def _synchronise(self, store: Store, live: _Live) -> None:
-        effort = live.effort
+        name, effort = live.pairing.name, live.effort
         began, begun_at = effort.achieved(), time.monotonic()
 
         def breathe() -> None:
             self._check()
             if effort.achieved() != began:  # a turn without a batch would never end
-                self._yield_to_others(live.pairing.name, begun_at)
+                self._yield_to_others(name, begun_at)
 
         prepared = self._preparer.prepare(store, live.pairing, readopt=live.forget, probe=not live.probed)
         live.probed = True
@@ -271,7 +272,11 @@ class Worker:
                 store,
                 prepared,
                 effort,
-                replace(self._tools(live.report), breathe=breathe),
+                replace(
+                    self._tools(live.report),
+                    breathe=breathe,
+                    whole=lambda uniquename: self._moved_in.has(name, uniquename),
+                ),
                 readopt=live.readopt,
                 attempts=ATTEMPTS,
                 tell=lambda error, _: live.report.line(logging.INFO, f"{error}; trying again at once"),

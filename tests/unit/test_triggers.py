@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushpull import triggers
-from pushpull.triggers import LONGEST_BURST, Debouncer, Kind, Trigger, TriggerQueue
+from pushpull.triggers import LONGEST_BURST, Debouncer, Kind, MovedIn, Trigger, TriggerQueue
 from tests.support.waiting import wait_for
 
 LOCAL, REMOTE, TIMER, USER = Kind.LOCAL, Kind.REMOTE, Kind.TIMER, Kind.USER
@@ -297,3 +297,15 @@ def test_no_trigger_falls_between_two_takes():
     assert sorted(trigger.pairing for trigger in taker.taken) == sorted(
         f"{s}/{n}" for s in range(4) for n in range(500)
     )
+
+
+def test_names_that_were_moved_in():
+    seen = MovedIn()
+    seen.note("work", "\udce9:2,S")
+    assert seen.has("work", b"\xe9")
+    assert not seen.has("home", b"\xe9")
+    assert not seen.has("work", b"\xe9:2,S")
+    for number in range(MovedIn.MOST):
+        seen.note("work", f"m{number}")
+    assert not seen.has("work", b"\xe9")
+    assert seen.has("work", b"m0")

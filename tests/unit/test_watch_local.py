@@ -572,3 +572,20 @@ def test_without_folders_it_waits_for_the_stop():
     watcher.stop()
     thread.join(20)
     assert not thread.is_alive()
+
+
+# --- files that are whole ----------------------------------------------------------------------------------------
+
+
+def test_what_is_moved_in_is_told_and_nothing_else(work, tmp_path, watching):
+    moved = []
+    with watching({"work": work}, moved_in=lambda *what: moved.append(what)) as watched:
+        (work / "tmp" / "a").touch()
+        (work / "tmp" / "a").rename(work / "new" / "a")
+        (work / "new" / "a").rename(work / "cur" / "a:2,S")
+        (work / "new" / "b").touch()  # may be written to still
+        (work / "new" / "b").rename(work / "cur" / "b:2,")  # as some mail readers do while it is
+        (tmp_path / "c").touch()
+        (tmp_path / "c").rename(work / "cur" / "c:2,")
+        watched.settled()
+    assert moved == [("work", "a"), ("work", "c:2,")]
