@@ -100,7 +100,8 @@ class Live:
         seconds = time.perf_counter() - began
         self.times.append(seconds)
         arrow = "-->" if where == HERE else "<--"
-        self.screen.say(f"   ok  {arrow} {where}, {self.screen.paint(f'{seconds:.2f} s later', 'bold')}")
+        later = self.screen.paint(f"{seconds:.2f} s later", "bold")
+        self.screen.say(f"   {self.screen.paint('ok', 'green')}  {arrow} {where}, {later}")
         self.screen.checks += 1
 
     def rest(self) -> None:
@@ -115,8 +116,7 @@ class Live:
         """Show what pushpull itself said meanwhile."""
         self.rest()
         said = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-        for line in said[self._told :]:
-            self.screen.say(f"   {self.screen.paint('|', 'dim')} {line}")
+        self.screen.quote(said[self._told :])
         self._told = len(said)
 
     def _here(self, key: str) -> str | None:

@@ -147,12 +147,18 @@ def make_certificate(certificate: Path, key: Path) -> None:
 
 
 class OtherProgram:
-    """Another mail program on the same account: a context manager. What the server refuses is ServerTrouble."""
+    """Another mail program on the same account, with the mailbox open: a context manager. What the server refuses is
+    ServerTrouble.
+
+    pymap (0.36.7) may not announce to others what comes while it announces something else. So the mailbox is opened
+    once only, which is a change there, and things are done when the server is at rest.
+    """
 
     def __init__(self, server: Server) -> None:
         self._imap = imaplib.IMAP4("localhost", server.port, timeout=30)
         self._imap.starttls(ssl.create_default_context(cafile=str(server.certificate)))
         self._imap.login(USER, PASSWORD)
+        self._do(self._imap.select(MAILBOX))
 
     def __enter__(self) -> OtherProgram:
         return self
@@ -168,19 +174,18 @@ class OtherProgram:
     def flag(self, uid: int, change: str) -> None:
         """`+FS` sets flags, `-T` takes one off."""
         flags = " ".join(FLAGS[letter] for letter in change[1:])
-        self._do(self._imap.select(MAILBOX))
         self._do(self._imap.uid("STORE", str(uid), f"{change[0]}FLAGS", f"({flags})"))
 
     def expunge(self, uid: int) -> None:
         """Remove a message for good."""
         self.flag(uid, "+T")
         self._do(self._imap.uid("EXPUNGE", str(uid)))
+        time.sleep(0.05)
+        self._do(self._imap.select(MAILBOX))  # a change that is announced, if the EXPUNGE was not
 
     def look(self) -> list[tuple[int, str, bytes]]:
         """Every message: UID, letters of its flags, bytes. Changes nothing."""
-        self._do(self._imap.select(MAILBOX))
-        if self._imap.untagged_responses.get("EXISTS") == [b"0"]:
-            return []
+        self._do(self._imap.noop())
         found = []
         for part in self._do(self._imap.uid("FETCH", "1:*", "(UID FLAGS BODY.PEEK[])")):
             if isinstance(part, tuple):

@@ -7,10 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 import unicodedata
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.header import decode_header, make_header
+from email.message import Message as Parsed
 from pathlib import Path
 
 from demo_server import FLAGS, MAILBOX, PASSWORD, USER, OtherProgram, Server
@@ -46,6 +50,12 @@ class Screen:
 
     def done_by_hand(self, where: str, what: str) -> None:
         self.say(f"   {self.paint(f'{where:<14}', 'yellow')} {what}")
+
+    def quote(self, lines: Iterable[str]) -> None:
+        """What pushpull says, within 80 columns."""
+        for line in lines:
+            for part in textwrap.wrap(line, 75, subsequent_indent="        ", break_on_hyphens=False):
+                self.say(f"   {self.paint('|', 'dim')} {part}")
 
     def check(self, promise: str, *, kept: bool, instead: object = "") -> None:
         """Tell a promise that is kept; Broken with what is there instead when it is not."""
@@ -109,6 +119,15 @@ class Stage:
         for line in lines:
             self.screen.say(f"   | {line}", "dim")
 
+    def stay(self) -> None:
+        """Have pushpull stay from now on, and watch."""
+        path = self.directory / "demo.conf"
+        text = path.read_text(encoding="utf-8")
+        for section, added in (("[local]\n", "    quiesce_seconds = 0\n"), ("[imap]\n", "    idle = yes\n")):
+            text = text.replace(section, section + added)
+            self.screen.say(f"   | {section}   | {added.rstrip()}", "dim")
+        path.write_text(text, encoding="utf-8")
+
     def run(self, *options: str, expected: int = 0) -> str:
         """Run the real command, show what it says, and give that; its exit code is a promise, too."""
         arguments = [*options, "demo.conf"]
@@ -124,8 +143,7 @@ class Stage:
             timeout=_RUN_SECONDS,
         )
         said = done.stdout.decode("utf-8", "replace")
-        for line in said.splitlines() or ["(it says nothing: there was nothing to do)"] * (done.returncode == 0):
-            self.screen.say(f"   {self.screen.paint('|', 'dim')} {line}")
+        self.screen.quote(said.splitlines() or ["(it says nothing: there was nothing to do)"] * (done.returncode == 0))
         if done.returncode != expected:
             raise Broken(f"pushpull ended with exit code {done.returncode}, not {expected}")
         return said
@@ -139,19 +157,33 @@ class Stage:
             message = self._of(found, data)
             self._demand_single(message.remote, message, "on the server")
             message.uid, message.remote, message.remote_bytes = uid, letters, data
-        for path in sorted(self.folder.glob("new/*")) + sorted(self.folder.glob("cur/*")):
-            data = path.read_bytes()
+        for path, data in self._files():
             message = self._of(found, data)
             self._demand_single(message.local, message, "here")
             letters = path.name.partition(":2,")[2]
             message.local, message.file, message.local_bytes = letters, path.relative_to(self.folder), data
         return found
 
+    def letters_here(self) -> dict[str, str]:
+        """As `look`, of this side alone and quicker; for waiting while it changes."""
+        return {key_of(data): path.name.partition(":2,")[2] for path, data in self._files()}
+
+    @staticmethod
+    def letters_there(eyes: OtherProgram) -> dict[str, str]:
+        """The same of the server."""
+        return {key_of(data): letters for _, letters, data in eyes.look()}
+
+    def _files(self) -> list[tuple[Path, bytes]]:
+        """Every message file, looked for again when one was renamed meanwhile."""
+        while True:
+            paths = sorted(self.folder.glob("new/*")) + sorted(self.folder.glob("cur/*"))
+            with suppress(FileNotFoundError):
+                return [(path, path.read_bytes()) for path in paths]
+
     @staticmethod
     def _of(found: dict[str, Message], data: bytes) -> Message:
-        parsed = message_from_bytes(data.partition(b"\r\n\r\n" if b"\r\n" in data else b"\n\n")[0])
-        key = re.sub(r"[<>]|@.*", "", str(parsed["Message-ID"]))
-        return found.setdefault(key, Message(str(make_header(decode_header(parsed["Subject"])))))
+        subject = str(make_header(decode_header(header_of(data)["Subject"])))
+        return found.setdefault(key_of(data), Message(subject))
 
     @staticmethod
     def _demand_single(already: str | None, message: Message, where: str) -> None:
@@ -176,13 +208,16 @@ class Stage:
     # --- what a person does here
 
     def flag_file(self, key: str, change: str) -> None:
-        """`+S` or `-T`, as a mail reader does it: by renaming the file, into cur/."""
-        message = self._here(key)
-        letters = set(message.local or "")
-        letters = letters | set(change[1:]) if change[0] == "+" else letters - set(change[1:])
-        old = self.folder / str(message.file)
-        name = old.name.partition(":2,")[0]
-        old.rename(self.folder / "cur" / f"{name}:2,{''.join(sorted(letters))}")
+        """`+S` or `-T`, as a mail reader does it: by renaming the file, into cur/, or whatever it is called by then."""
+        while True:
+            message = self._here(key)
+            letters = set(message.local or "")
+            letters = letters | set(change[1:]) if change[0] == "+" else letters - set(change[1:])
+            old = self.folder / str(message.file)
+            name = old.name.partition(":2,")[0]
+            with suppress(FileNotFoundError):  # pushpull was quicker
+                old.rename(self.folder / "cur" / f"{name}:2,{''.join(sorted(letters))}")
+                return
 
     def remove_file(self, key: str) -> None:
         (self.folder / str(self._here(key).file)).unlink()
@@ -206,7 +241,7 @@ class Stage:
         """Both sides, a message a line; `>` where something is other than when last shown."""
         paint, seen = self.screen.paint, self.shown
         self.screen.say()
-        self.screen.say(f"   {pad('message', _SUBJECT)} {pad('on the server', _REMOTE)} here, in Mail/{MAILBOX}", "dim")
+        self.screen.say(f"   {pad('message', _SUBJECT)} {pad('on the server', _REMOTE)} here, Mail/{MAILBOX}", "dim")
         found = self.look()
         for key, message in sorted(found.items(), key=lambda pair: pair[1].uid or 1000):
             now = (message.uid, message.remote, message.local)
@@ -219,6 +254,14 @@ class Stage:
             self.screen.say(f" {paint('>', 'yellow') if changed else ' '} {paint(line, 'red') if marked else line}")
             seen[key] = now
         self.screen.say()
+
+
+def header_of(data: bytes) -> Parsed:
+    return message_from_bytes(data.partition(b"\r\n\r\n" if b"\r\n" in data else b"\n\n")[0])
+
+
+def key_of(data: bytes) -> str:
+    return re.sub(r"[<>]|@.*", "", str(header_of(data)["Message-ID"]))
 
 
 def short_name(file: Path | None) -> str:

@@ -20,6 +20,7 @@ from email.message import EmailMessage
 from email.policy import SMTP
 from pathlib import Path
 
+from demo_live import HERE, THERE, Live
 from demo_server import OtherProgram, ServerTrouble, running_server
 from demo_stage import Broken, Screen, Stage
 
@@ -74,23 +75,24 @@ class Tour:
         self.agreed: dict[str, Letters] = {}
 
     def play(self) -> None:
-        for step in (
-            self.a_mailbox,
-            self.dry_run,
-            self.download,
-            self.nothing_to_do,
-            self.new_mail,
-            self.flags,
-            self.deletions,
-            self.second_thoughts,
-            self.mishap,
-            self.what_it_said,
-        ):
+        for step in (self.a_mailbox, self.dry_run, self.download, self.nothing_to_do):
             step()
+        self.screen.step("From now on it stays, and watches both sides")
+        self.stage.stay()
+        with Live(self.stage) as live:
+            self.screen.check("it waits for the server's news, by IDLE", kept=live.commands("IDLE") == 1)
+            for pushed in (self.new_mail, self.flags, self.deletions, self.second_thoughts, self.silence):
+                pushed(live)
+        self.mishap()
+        self.what_it_said()
 
     def synchronise(self, promise: str, **now: Letters) -> None:
-        """Run it, show both sides, and check that the messages in `now` became that, and all others stayed."""
+        """Run it, and check that the messages in `now` became that, and all others stayed."""
         self.stage.run("-v")
+        self.agree(promise, **now)
+
+    def agree(self, promise: str, **now: Letters) -> None:
+        """Show both sides, and check them."""
         self.stage.show()
         self.agreed |= now
         found = self.stage.flags()
@@ -130,47 +132,73 @@ class Tour:
         said = self.stage.run("-v")
         self.screen.check("it said nothing and touched nothing", kept=not said and self.stage.fingerprint() == before)
 
-    def new_mail(self) -> None:
+    def new_mail(self, live: Live) -> None:
         self.screen.step("New mail on both sides")
-        self.screen.done_by_hand("on the server", f"a message arrives: {DINNER[2]}")
-        self.stage.other.put(make(DINNER), "", date_of(DINNER))
-        self.screen.done_by_hand("here", f"Ada writes: {REPLY[2]}")
+        other = self.stage.other
+        live.push(THERE, DINNER[2], lambda: other.put(make(DINNER), "", date_of(DINNER)), "dinner", "")
         data = make(REPLY).replace(b"\r\n", b"\n")
-        self.stage.put_file("1770714000.reply.ada", data, REPLY[1], date_of(REPLY).timestamp())
-        self.synchronise("each is on both sides now", dinner=("", ""), reply=("S", "S"))
+        name, seconds = "1770714000.reply.ada", date_of(REPLY).timestamp()
+        live.push(HERE, f"Ada writes: {REPLY[2]}", lambda: self.stage.put_file(name, data, "S", seconds), "reply", "S")
+        live.tell()
+        self.agree("each is on both sides now", dinner=("", ""), reply=("S", "S"))
         self.screen.check("both went across byte for byte", kept=self.stage.same_bytes())
 
-    def flags(self) -> None:
+    def flags(self, live: Live) -> None:
         self.screen.step("Flags on both sides, even of one message at once")
-        self.screen.done_by_hand("on the server", "the greetings are answered (+RS), chess is starred (+F)")
-        self.stage.other.flag(self.uid("cologne"), "+RS")
-        self.stage.other.flag(self.uid("chess"), "+F")
-        self.screen.done_by_hand("here", "the photos are read (+S), starred no more (-F); chess +R")
-        self.stage.flag_file("lake", "+S")
-        self.stage.flag_file("lake", "-F")
-        self.stage.flag_file("chess", "+R")
-        self.synchronise("all of it is on both sides now", cologne=("RS", "RS"), chess=("FRS", "FRS"), lake=("S", "S"))
+        stage, cologne, chess = self.stage, self.uid("cologne"), self.uid("chess")
+        live.push(THERE, "the greetings are answered (+RS)", lambda: stage.other.flag(cologne, "+RS"), "cologne", "RS")
+        live.push(HERE, "the photos are read (+S)", lambda: stage.flag_file("lake", "+S"), "lake", "FS")
+        live.push(HERE, "and starred no more (-F)", lambda: stage.flag_file("lake", "-F"), "lake", "S")
+        self.screen.done_by_hand("on both", "chess is starred there (+F) and answered here (+R)")
+        began = time.perf_counter()
+        stage.other.flag(chess, "+F")
+        stage.flag_file("chess", "+R")
+        live.arrives(HERE, "chess", "FRS", began)
+        live.arrives(THERE, "chess", "FRS", began)
+        live.tell()
+        self.agree("all of it is on both sides now", cologne=("RS", "RS"), chess=("FRS", "FRS"), lake=("S", "S"))
 
-    def deletions(self) -> None:
+    def deletions(self, live: Live) -> None:
         self.screen.step("A deletion on each side becomes a mark on the other, no more")
-        self.screen.done_by_hand("on the server", "the newsletter is expunged: gone for good there")
-        self.stage.other.expunge(self.uid("newsletter"))
-        self.screen.done_by_hand("here", "the invoice's file is removed")
-        self.stage.remove_file("invoice")
-        self.synchronise(
-            "the newsletter is still here, marked T, the invoice there, marked \\Deleted",
+        newsletter = self.uid("newsletter")
+        live.push(THERE, "the newsletter is expunged", lambda: self.stage.other.expunge(newsletter), "newsletter", "T")
+        live.push(HERE, "the invoice's file is removed", lambda: self.stage.remove_file("invoice"), "invoice", "RST")
+        live.tell()
+        self.agree(
+            "the newsletter is here still, marked T; the invoice there, as \\Deleted",
             newsletter=(None, "T"),
             invoice=("RST", None),
         )
 
-    def second_thoughts(self) -> None:
+    def second_thoughts(self, live: Live) -> None:
         self.screen.step("Second thoughts: take the mark off, and the message is back")
-        self.screen.done_by_hand("here", "the newsletter's T is taken off")
-        self.stage.flag_file("newsletter", "-T")
-        self.screen.done_by_hand("on the server", "the invoice's \\Deleted is taken off")
-        self.stage.other.flag(self.uid("invoice"), "-T")
-        self.synchronise("both are on both sides again", newsletter=("", ""), invoice=("RS", "RS"))
+        stage, invoice = self.stage, self.uid("invoice")
+        live.push(
+            HERE, "the newsletter's T is taken off", lambda: stage.flag_file("newsletter", "-T"), "newsletter", ""
+        )
+        live.push(
+            THERE, "the invoice's \\Deleted is taken off", lambda: stage.other.flag(invoice, "-T"), "invoice", "RS"
+        )
+        live.tell()
+        self.agree("both are on both sides again", newsletter=("", ""), invoice=("RS", "RS"))
         self.screen.check("both came back byte for byte", kept=self.stage.same_bytes())
+
+    def silence(self, live: Live) -> None:
+        self.screen.step("Nothing happens, for two seconds")
+        asked, used, before = live.commands(), live.processor_seconds(), self.stage.fingerprint()
+        time.sleep(2)
+        self.screen.check("it asked nothing of the server", kept=live.commands() == asked)
+        used = live.processor_seconds() - used
+        self.screen.check(f"it used {used:.2f} s of processor time", kept=used < 0.1)
+        self.screen.check("it touched nothing", kept=self.stage.fingerprint() == before)
+        times = sorted(live.times)
+        half, slowest = times[len(times) // 2], times[-1]
+        self.screen.say(
+            f"   {len(times)} changes went across: half of them within {half:.2f} s, all in {slowest:.2f} s."
+        )
+        code, seconds = live.end()
+        self.screen.done_by_hand("here", "kill, in its gentle form (SIGTERM)")
+        self.screen.check(f"it ended well, {seconds:.2f} s later", kept=code == 0 and seconds < 2)
 
     def mishap(self) -> None:
         self.screen.step("A mishap: the whole folder is gone, as if its disk were not mounted")
@@ -178,13 +206,13 @@ class Tour:
         self.screen.done_by_hand("here", "mv Mail/INBOX elsewhere")
         self.stage.folder.rename(away)
         before = self.stage.other.look()
-        said = self.stage.run(expected=REFUSED_FOR_SAFETY)
+        said = self.stage.run("--once", expected=REFUSED_FOR_SAFETY)
         self.screen.check("it refuses, with exit code 65, and says why", kept="missing" in said)
         self.screen.check("on the server nothing was marked deleted", kept=self.stage.other.look() == before)
         self.screen.done_by_hand("here", "mv elsewhere Mail/INBOX")
         away.rename(self.stage.folder)
         before_all = self.stage.fingerprint()
-        self.stage.run()
+        self.stage.run("--once")
         kept = self.stage.fingerprint() == before_all and self.stage.flags() == self.agreed
         self.screen.check("all is well again, and nothing was touched", kept=kept)
 

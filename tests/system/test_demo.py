@@ -91,8 +91,9 @@ def test_it_keeps_its_promises_and_leaves_nothing(start: Start, pushpull: Path, 
     process = start(pushpull)
     said = process.communicate(timeout=100)[0].decode()
     assert process.returncode == 0, said
-    assert "10 steps, " in said
-    assert "$ pushpull -v demo.conf" in said
+    assert "12 steps, " in said
+    assert "$ pushpull -v demo.conf &" in said
+    assert "11 changes went across" in said
     assert "\x1b" not in said
     assert_nothing_left(scratch)
 
@@ -111,6 +112,28 @@ def test_it_notices_what_is_not_as_told(start: Start, tmp_path: Path, scratch: P
     assert process.returncode == 1, said
     assert complaint in said
     assert_nothing_left(scratch)
+
+
+def test_it_notices_when_pushpull_does_not_stay(start: Start, tmp_path: Path, scratch: Path) -> None:
+    real = f'exec "{sys.executable}" -m pushpull "$@"'
+    process = start(script(tmp_path / "fugitive", f"grep -q idle demo.conf && exit 0; {real}"))
+    said = process.communicate(timeout=60)[0].decode()
+    assert process.returncode == 1, said
+    assert "pushpull ended with exit code 0; it should stay" in said
+    assert_nothing_left(scratch)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_stays_ends_with_it(start: Start, tmp_path: Path, scratch: Path, number: signal.Signals) -> None:
+    pid = tmp_path / "pid"
+    real = f'exec "{sys.executable}" -m pushpull "$@"'
+    process = start(script(tmp_path / "noted", f'! grep -q idle demo.conf || echo $$ >"{pid}"; {real}'))
+    wait_for(lambda: pid.exists() and pid.read_text().endswith("\n"), what="the live mode", seconds=60)
+    staying = int(pid.read_text())
+    process.send_signal(number)
+    process.communicate(timeout=30)
+    wait_for(lambda: not Path(f"/proc/{staying}").exists(), what="the end of pushpull")
+    wait_for(lambda: servers(scratch) == [], what="the end of the server")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
