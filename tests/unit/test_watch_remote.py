@@ -329,7 +329,8 @@ def test_eight_hours_of_renewals_leave_nothing_behind():
             for number, event in reached.items():
                 assert event.wait(60), watching.story()
                 go_on.clear()
-                marks[number] = measure()
+                # A reader that is just in recv() holds its buffer: the least of a few looks counts.
+                marks[number] = min(measure() for _ in range(10))
                 go_on.set()
     finally:
         tracemalloc.stop()
