@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal, Protocol
 
 from pushpull.commands import Stopped, never, run_secret_command
-from pushpull.config import Config, Imap
+from pushpull.config import Config, Imap, Secret
 from pushpull.connect import Account, open_session
 from pushpull.errors import CommandFailed, ConnectionLost, LoginRefused, PushpullError, ServerUnsupported, Temporary
 from pushpull.options import Asker
@@ -37,8 +37,8 @@ class Credentials:
         """`stopped` ends a command that runs. `clock` gives seconds and never runs backwards."""
         self._imap, self._asker, self._stopped, self._clock = imap, asker, stopped, clock
         self._lock = threading.Lock()
-        self._password: str | None = None
-        self._token = ""
+        self._password: Secret | None = None
+        self._token = Secret("")
         self._token_at = -1.0
 
     def secret(self) -> str:
@@ -52,10 +52,10 @@ class Credentials:
                 if self._token_at < asked:
                     self._token = self._run(self._imap.oauth2_refresh_command, "token")
                     self._token_at = self._clock()
-                return self._token
+                return self._token.reveal()
             if self._password is None:
                 self._password = self._find_password()
-            return self._password
+            return self._password.reveal()
 
     def refused(self) -> None:
         """The server refused the login: a command may have another password by now."""
@@ -63,10 +63,10 @@ class Credentials:
             if self._imap.login_password_command:
                 self._password = None
 
-    def _find_password(self) -> str:
+    def _find_password(self) -> Secret:
         imap = self._imap
         if imap.login_password is not None:
-            return imap.login_password.reveal()
+            return imap.login_password
         if imap.login_password_command:
             return self._run(imap.login_password_command, "password")
         answer = self._asker.password(f"Password of {imap.login} at {imap.host}:{imap.port}:")
@@ -75,10 +75,10 @@ class Credentials:
                 f"no password for {imap.login} at {imap.host}",
                 remedy="set imap.login_password_command or imap.login_password, or run it in a terminal",
             )
-        return answer
+        return Secret(answer)
 
-    def _run(self, argv: tuple[str, ...], what: Literal["password", "token"]) -> str:
-        return run_secret_command(argv, COMMAND_SECONDS, what, self._stopped).reveal()
+    def _run(self, argv: tuple[str, ...], what: Literal["password", "token"]) -> Secret:
+        return run_secret_command(argv, COMMAND_SECONDS, what, self._stopped)
 
 
 def account_of(config: Config, credentials: Credentials, trace: Callable[[str], None] | None) -> Account:

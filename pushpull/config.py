@@ -90,9 +90,9 @@ class Imap:
     tls: str  # "implicit" or "starttls"
     login_username: str | None
     login_password: Secret | None
-    login_password_command: tuple[str, ...]
+    login_password_command: tuple[str, ...] = field(repr=False)  # its words may hold a secret
     oauth2_username: str | None
-    oauth2_refresh_command: tuple[str, ...]
+    oauth2_refresh_command: tuple[str, ...] = field(repr=False)
     timeout_seconds: int
     disable_extensions: frozenset[str]  # upper case
     idle: bool

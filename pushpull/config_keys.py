@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 from pushpull import shellwords
 
 
 class Secret:
-    """A text that no message, log or traceback shows by accident; only `reveal` gives it."""
+    """A text that no message, log, traceback or pickle shows by accident; only `reveal` gives it."""
 
     __slots__ = ("_text",)
 
@@ -28,6 +29,15 @@ class Secret:
 
     def __repr__(self) -> str:
         return "***"
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, _: object) -> Secret:
+        return self
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not written anywhere")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Secret) and self._text == other._text

@@ -207,7 +207,7 @@ def _log_in(client: Client, account: Account, secret: str) -> None:
 
 def _refused(client: Client, account: Account, command: Command, secret: str) -> PushpullError:
     words = [command.answer, *command.told, *([f"({client.failure})"] if client.failure else [])]
-    answer = " ".join(words).replace(secret, "***") if secret else " ".join(words)
+    answer = sasl.conceal(" ".join(words), sasl.forms(account.login, secret))
     later = refusal.busy(command, account.peer)
     if later is not None:
         return ServerBusy(f"{account.peer} does not let {account.login} in now: {answer}", code=later.code)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from pushpull.errors import LoginRefused, ServerUnsupported
 
@@ -47,6 +47,22 @@ def oauthbearer(login: str, token: str) -> str:
     """Initial response (RFC 7628 section 3.1); '=' and ',' of the user name are escaped as in RFC 5801."""
     name = login.replace("=", "=3D").replace(",", "=2C")
     return f"n,a={name},\1auth=Bearer {token}\1\1"
+
+
+def forms(login: str, secret: str) -> tuple[str, ...]:
+    """What gives the secret away in what a server says: the secret itself, and all that a client may have said it in
+    (a quoted string, an initial response). Longest first, so that no part is left over."""
+    plain = (secret, f"\0{login}\0{secret}", f"user={login}\1auth=Bearer {secret}\1\1", oauthbearer(login, secret))
+    encoded = {base64.b64encode(text.encode("utf-8", "surrogateescape")).decode() for text in plain}
+    quoted = secret.replace("\\", "\\\\").replace('"', '\\"')
+    return tuple(sorted({secret, quoted, *encoded} - {""}, key=len, reverse=True))
+
+
+def conceal(text: str, hidden: Iterable[str]) -> str:
+    """The text with `***` for each of the hidden."""
+    for form in hidden:
+        text = text.replace(form, "***")
+    return text
 
 
 def closing(name: str) -> bytes:

@@ -58,7 +58,7 @@ class Client(imaplib.IMAP4):
         self.last = self.greeting  # the answer to the last login command
         self._connect_socket = connect
         self._trace = trace
-        self._hidden: tuple[bytes, ...] = ()  # while credentials are exchanged: what no trace may show
+        self.hidden: tuple[str, ...] = ()  # while credentials are exchanged: what no trace and no error may show
         self._waiting: deque[Command] = deque()
         self._unread: Response | None = None
         self._left = 0
@@ -118,11 +118,7 @@ class Client(imaplib.IMAP4):
 
     def _simple_command(self, name: str, *args: str) -> tuple[str, list[bytes]]:
         # imap-tools' login() comes this way, with quoted strings.
-        self._hidden = tuple(arg.encode() for arg in args)
-        try:
-            self.last = self.run(" ".join((name, *args)).encode("ascii"))
-        finally:
-            self._hidden = ()
+        self.last = self.run(" ".join((name, *args)).encode("ascii"))
         return self.last.status, [self.last.answer.encode()]
 
     def authenticate(self, mechanism: str, authobject: Callable[[bytes], Any]) -> tuple[str, list[bytes]]:  # type: ignore[override]
@@ -131,11 +127,7 @@ class Client(imaplib.IMAP4):
         as each mechanism wants it."""
         data = authobject(b"")
         initial = base64.b64encode(data.encode() if isinstance(data, str) else data)
-        self._hidden = (initial,)
-        try:
-            self.last = self._exchange(mechanism, initial)
-        finally:
-            self._hidden = ()
+        self.last = self._exchange(mechanism, initial)
         return self.last.status, [self.last.answer.encode()]
 
     def _exchange(self, mechanism: str, initial: bytes) -> Command:
@@ -164,7 +156,7 @@ class Client(imaplib.IMAP4):
         self._count += 1
         command = Command(b"P%d" % self._count, payload.split(b" ", 1)[0].decode("ascii", "replace"))
         shown = payload
-        if self._hidden:
+        if self.hidden:
             shown = b" ".join([*payload.split(b" ")[: 2 if command.name == "AUTHENTICATE" else 1], b"***"])
         self._say(command.tag + b" " + shown)
         self._waiting.append(command)
@@ -286,7 +278,7 @@ class Client(imaplib.IMAP4):
             self._tagged(response.parts[0])
             return None
         if response.kind == "BYE" and not self._leaving:
-            self.fail(f"{self.peer} ended the session: {wire.code(response.rest)[2]}")
+            self.fail(f"{self.peer} ended the session: {self._concealed(wire.code(response.rest)[2])}")
         if response.kind in ("OK", "NO", "BAD", "CAPABILITY"):
             self._untagged_status(response)
         if self.on_untagged is not None:
@@ -304,7 +296,7 @@ class Client(imaplib.IMAP4):
         try:
             kind, number, start = wire.kind_of(line)
         except ConnectionLost as error:
-            self.fail(f"{self.peer}: {error}", error)
+            self.fail(f"{self.peer}: {self._concealed(str(error))}", error)
         response = Response([line], kind, number, start)
         if not wire.is_status(kind):
             self._literals(response, whole)
@@ -329,7 +321,7 @@ class Client(imaplib.IMAP4):
         tag, _, rest = line.partition(b" ")
         status, _, text = rest.partition(b" ")
         if not self._waiting or tag != self._waiting[0].tag or status.upper() not in (b"OK", b"NO", b"BAD"):
-            self.fail(f"{self.peer}: an answer to nothing that was asked: {wire.printable(line[:80])}")
+            self.fail(f"{self.peer}: an answer to nothing that was asked: {self._shown(line)[:80]}")
         command = self._waiting.popleft()
         command.status = status.decode().upper()
         command.code, command.arguments, command.text = wire.code(text)
@@ -403,9 +395,14 @@ class Client(imaplib.IMAP4):
 
     def _say_received(self, line: bytes) -> None:
         if self._trace is not None:
-            for secret in self._hidden:
-                line = b"+ ***" if line.startswith(b"+") else line.replace(secret.strip(b'"'), b"***")
-            self._trace("S: " + wire.printable(line[:1000]) + (" ..." if len(line) > 1000 else ""))
+            text = "+ ***" if self.hidden and line.startswith(b"+") else self._shown(line)
+            self._trace("S: " + text[:1000] + (" ..." if len(text) > 1000 else ""))
+
+    def _shown(self, line: bytes) -> str:
+        return self._concealed(wire.printable(line))
+
+    def _concealed(self, text: str) -> str:
+        return sasl.conceal(text, self.hidden)
 
 
 class Mailbox(imap_tools.BaseMailBox):
@@ -422,6 +419,7 @@ class Mailbox(imap_tools.BaseMailBox):
 def sign_in(client: Client, mechanism: str, login: str, secret: str) -> Command:
     """Log in by "LOGIN" or a SASL mechanism; the server's answer, whether it is yes or no."""
     box = Mailbox(client)
+    client.hidden = (*sasl.forms(login, secret), login)
     try:
         if mechanism == "LOGIN":
             box.login(login, secret, initial_folder=None)
@@ -436,6 +434,8 @@ def sign_in(client: Client, mechanism: str, login: str, secret: str) -> Command:
     except FOREIGN as error:
         client.shutdown()
         raise lost(client.peer, error) from error
+    finally:
+        client.hidden = ()
     return client.last
 
 
