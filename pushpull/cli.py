@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import signal
 import stat
 import sys
@@ -32,6 +33,7 @@ See pushpull(1) for signals and exit codes, pushpull.conf(5) for the configurati
 def main(argv: list[str] | None = None) -> int:
     """Run the program; the exit code. `argv` is without the program's name."""
     _open_standard_descriptors()
+    _keep_private()
     parser = make_parser()
     try:
         arguments = parse_arguments(parser, argv)
@@ -189,7 +191,7 @@ def _usage_error(parser: argparse.ArgumentParser, error: UsageError) -> int:
 
 
 def load(path: str, output: Output) -> Config:
-    """The configuration in the file; warns of a password that others can read.
+    """The configuration in the file; warns of a password that others can read, and of a file that they can change.
 
     ConfigError with all faults of it, also when it cannot be read at all.
     """
@@ -204,12 +206,19 @@ def load(path: str, output: Output) -> Config:
         reason = error.strerror if isinstance(error, OSError) else "a NUL in its name"
         raise ConfigError(path, [f"cannot be read: {reason}"]) from error
     config = parse(text, path, home=os.path.expanduser("~"), cwd=cwd)
-    readable = status.st_mode & (stat.S_IRGRP | stat.S_IROTH)
-    if config.holds_password and readable and stat.S_ISREG(status.st_mode):
-        import logging
-
-        output.line(logging.WARNING, f"{path} holds a password and can be read by others; chmod 600 mends that")
+    _warn_of_others(path, status.st_mode, config, output)
     return config
+
+
+def _warn_of_others(path: str, mode: int, config: Config, output: Output) -> None:
+    import logging
+
+    if not stat.S_ISREG(mode):
+        return
+    if config.holds_password and mode & (stat.S_IRGRP | stat.S_IROTH):
+        output.line(logging.WARNING, f"{path} holds a password and can be read by others; chmod 600 mends that")
+    if mode & (stat.S_IWGRP | stat.S_IWOTH):  # its commands, its server
+        output.line(logging.WARNING, f"{path} can be changed by others, who then act as you; chmod go-w mends that")
 
 
 # --- questions -----------------------------------------------------------------------------------------------
@@ -251,6 +260,12 @@ class TerminalAsker:
 
     def _can_ask(self) -> bool:
         return self._output.on_terminal and sys.stdin is not None and sys.stdin.isatty()
+
+
+def _keep_private() -> None:
+    """No core dump: passwords are in memory. And no umask that takes what we make from ourselves."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    os.umask(os.umask(0o077) & 0o077)
 
 
 def _open_standard_descriptors() -> None:

@@ -74,8 +74,8 @@ class Readiness:
 
 
 class PidFile:
-    """Holds our pid, readable by all, from entering to leaving. For people and scripts: whatever an earlier one says
-    is overwritten. LocalDiskError when it cannot be written.
+    """Holds our pid from entering to leaving, readable by whom the umask leaves that. For people and scripts: whatever
+    an earlier one says is overwritten. LocalDiskError when it cannot be written.
     """
 
     def __init__(self, path: str) -> None:
@@ -247,10 +247,9 @@ def _tell(text: str) -> None:
 
 def _write_new(path: str, content: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-    descriptor = os.open(path, flags, 0o600)
+    descriptor = os.open(path, flags, 0o644)
     try:
         os.write(descriptor, content)
-        os.fchmod(descriptor, 0o644)
     finally:
         os.close(descriptor)
 

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 
 from pushpull.errors import ConfigError, LocalDiskError, PushpullError
 from pushpull.model import Tally
+from pushpull.private import make_directories, open_to_append
 from pushpull.progress import Progress
 from pushpull.system_log import ADDRESS, SystemLog
 from pushpull.wording import human_size, printable
@@ -249,9 +250,9 @@ class _LogFile:
 
     def _open(self) -> IO[str]:
         try:
-            os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
             # The names of mailboxes and senders are in it: for the user alone.
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            make_directories(os.path.dirname(self._path))
+            descriptor = open_to_append(self._path)
         except OSError as error:
             raise LocalDiskError(
                 f"the log file {printable(self._path)} cannot be opened: {error.strerror}",

@@ -12,6 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -24,6 +25,7 @@ from typing import Any
 
 from pushpull.errors import LocalDiskError, StateBusy, StateUnusable
 from pushpull.model import Identity, ModSeq, Pair, PairKey, Uid
+from pushpull.private import is_open_to_all, keep_from_others, make_directories
 from pushpull.schema import APPLICATION_ID, CREATE, VERSION
 
 BUSY_SECONDS = 20.0
@@ -50,6 +52,8 @@ class Store:
             connection = _connect(path)
             try:
                 _prepare(connection, path)
+                for tail in ("", "-wal", "-shm"):  # it may have been restored or copied with more permissions
+                    keep_from_others(path + tail)
             except BaseException:
                 connection.close()
                 raise
@@ -213,7 +217,12 @@ def _corrupt(path: str, detail: object) -> StateUnusable:
 
 def _make_file(path: str) -> None:
     directory = os.path.dirname(path) or "."
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    make_directories(directory)
+    if is_open_to_all(directory):  # whoever puts a write-ahead log beside it writes the state
+        raise LocalDiskError(
+            f"state file {path}: everybody can write to its directory",
+            remedy=f"set local.state to a directory of your own, or: chmod o-w {directory}",
+        )
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
@@ -285,10 +294,16 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
 
 
 def keep_corrupt_aside(path: str, suffix: str) -> str:
-    """Move a corrupt state file, with its log, out of the way; returns its new name."""
-    kept = f"{path}.corrupt-{suffix}"
+    """Move a corrupt state file, with its log, out of the way; returns its new name, which nothing had before."""
+    first = kept = f"{path}.corrupt-{suffix}"
+    tails = ("", "-wal", "-shm")
+    for number in itertools.count(2):
+        if not any(os.path.lexists(kept + tail) for tail in tails):
+            break
+        kept = f"{first}-{number}"
     with _translate_file(path):
-        for tail in ("", "-wal", "-shm"):
+        for tail in tails:
             if os.path.exists(path + tail):
                 os.rename(path + tail, kept + tail)
+                keep_from_others(kept + tail)
     return kept

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "pushpull"
 LEVELS = (
     "errors model flags",
     "ports filenames message wire wording dates shellwords plan trust config config_keys options",
-    "store schema observed outcomes durable folder maildir marker staging framing sasl tls refusal"
+    "private store schema observed outcomes durable folder maildir marker staging framing sasl tls refusal"
     " transport remote_fetch remote connect commands retry locks accounts problems",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
     "watch_local watch_link watch_remote watch_status",
@@ -34,7 +34,7 @@ SIBLINGS = {
     "plan": "ports",
     "config": "config_keys shellwords wording",
     "config_keys": "shellwords",
-    "store": "schema",
+    "store": "private schema",
     "observed": "store schema",
     "outcomes": "observed store schema",
     "folder": "durable",

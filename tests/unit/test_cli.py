@@ -328,7 +328,7 @@ def test_relative_paths_start_at_the_working_directory(
         (0o600, "login_password = p", False),
         (0o640, "login_password = p", True),
         (0o604, "login_password = p", True),
-        (0o622, "login_password = p", False),
+        (0o600, "login_password =", False),
         (0o644, "login_password =", False),
         (0o644, "login_password_command = p", False),
     ],
