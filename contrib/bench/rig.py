@@ -54,6 +54,20 @@ class Wire:
             raise RuntimeError(f"{text}: the server says {answer!r}")
         return said
 
+    def append_all(self, mailbox: str, messages: Iterable[tuple[bytes, str, int]]) -> None:
+        """MULTIAPPEND (RFC 3502): bodies with CRLF, their flags as a list of words, their dates in seconds."""
+        self._tags += 1
+        tag = b"b%d" % self._tags
+        parts = [b"%b APPEND %b" % (tag, mailbox.encode())]
+        for body, words, date in messages:
+            when = time.strftime("%d-%b-%Y %H:%M:%S +0000", time.gmtime(date))
+            parts.append(b' (%b) "%b" {%d+}\r\n%b' % (words.encode(), when.encode(), len(body), body))
+        self.socket.sendall(b"".join(parts) + b"\r\n")
+        while not (answer := self._line()).startswith(tag + b" "):
+            pass
+        if not answer.startswith(tag + b" OK"):
+            raise RuntimeError(f"APPEND: the server says {answer!r}")
+
     def idle(self, mailbox: str) -> None:
         """From here on only `announced` is of use."""
         self.command(f'EXAMINE "{mailbox}"')

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""The programs that are compared: how each is configured, run, and told where its folder is."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Place:
+    """Where one program keeps one copy of one mailbox: an account on the server, a directory here."""
+
+    base: Path
+    user: str
+    password: str
+    ca_file: Path
+    fsync: bool = True
+    folder: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.base.mkdir(parents=True)
+        self.folder = self.base / "mail" / "inbox"
+
+
+class Peer:
+    """A program that synchronises. `port` is given with each run: it may be that of a link."""
+
+    name = ""
+    most = 1 << 30  # messages beyond which it takes too long to be waited for
+
+    def version(self) -> str:
+        """ "" when it is not installed."""
+        raise NotImplementedError
+
+    def command(self, place: Place, port: int) -> list[str]:
+        """Write the configuration; the command that synchronises once."""
+        raise NotImplementedError
+
+    def environment(self, place: Place) -> Mapping[str, str]:
+        return {**os.environ, "HOME": str(place.base), "TZ": "UTC", "LC_ALL": "C.UTF-8"}
+
+    def content(self, body: bytes) -> bytes:
+        """What the program stored, as the message that it was."""
+        return body
+
+    def prepare(self, place: Place) -> None:
+        """Before the first run, the folder being there or not."""
+
+
+class Pushpull(Peer):
+    name = "pushpull"
+
+    def version(self) -> str:
+        return _output([sys.executable, "-m", "pushpull", "--version"])
+
+    def command(self, place: Place, port: int) -> list[str]:
+        text = f"""
+            [ssl]
+            certificate_file = {place.ca_file}
+            [local]
+            state = {place.base}/state.db
+            maildir = {place.base}/mail
+            fsync = {"yes" if place.fsync else "no"}
+            [imap]
+            host = localhost
+            port = {port}
+            login_username = {place.user}
+            login_password = {place.password}
+            idle = no
+            [pairing inbox]
+            local = inbox
+            remote = INBOX
+            """
+        return [sys.executable, "-m", "pushpull", "--yes", str(_written(place.base / "pushpull.conf", text))]
+
+    def environment(self, place: Place) -> Mapping[str, str]:
+        return {**super().environment(place), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}
+
+
+class Mbsync(Peer):
+    name = "mbsync"
+
+    def version(self) -> str:
+        return _output(["mbsync", "--version"])
+
+    def command(self, place: Place, port: int) -> list[str]:
+        text = f"""
+            FSync {"yes" if place.fsync else "no"}
+            IMAPAccount bench
+            Host localhost
+            Port {port}
+            User {place.user}
+            Pass {place.password}
+            SSLType IMAPS
+            CertificateFile {place.ca_file}
+            SystemCertificates no
+
+            IMAPStore far
+            Account bench
+
+            MaildirStore near
+            Path {place.base}/mail/
+            Inbox {place.folder}
+
+            Channel bench
+            Far :far:
+            Near :near:
+            Patterns INBOX
+            Create Near
+            Sync All
+            SyncState *
+            """
+        return ["mbsync", "-q", "-c", str(_written(place.base / "mbsyncrc", text)), "-a"]
+
+    def content(self, body: bytes) -> bytes:
+        return re.sub(rb"(?m)^X-TUID: \S+\n", b"", body, count=1)
+
+    def prepare(self, place: Place) -> None:
+        (place.base / "mail").mkdir(exist_ok=True)
+
+
+class OfflineImap(Peer):
+    name = "offlineimap"
+    most = 20_000
+
+    def version(self) -> str:
+        return _output(["offlineimap", "--version"])
+
+    def command(self, place: Place, port: int) -> list[str]:
+        text = f"""
+            [general]
+            accounts = bench
+            metadata = {place.base}/metadata
+            fsync = {place.fsync}
+            [Account bench]
+            localrepository = near
+            remoterepository = far
+            [Repository near]
+            type = Maildir
+            localfolders = {place.base}/mail
+            nametrans = lambda name: 'INBOX' if name == 'inbox' else name
+            [Repository far]
+            type = IMAP
+            remotehost = localhost
+            remoteport = {port}
+            remoteuser = {place.user}
+            remotepass = {place.password}
+            ssl = yes
+            sslcacertfile = {place.ca_file}
+            nametrans = lambda name: 'inbox' if name == 'INBOX' else name
+            folderfilter = lambda name: name == 'INBOX'
+            """
+        return ["offlineimap", "-o", "-u", "quiet", "-c", str(_written(place.base / "offlineimaprc", text))]
+
+    def content(self, body: bytes) -> bytes:
+        return body
+
+
+PEERS: tuple[type[Peer], ...] = (Pushpull, Mbsync, OfflineImap)
+
+
+def _written(path: Path, text: str) -> Path:
+    path.write_text("\n".join(line.strip() for line in text.splitlines()) + "\n", encoding="utf-8")
+    path.chmod(0o600)
+    return path
+
+
+def _output(command: list[str]) -> str:
+    if shutil.which(command[0]) is None:
+        return ""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    return (done.stdout or done.stderr).strip().splitlines()[0] if done.returncode == 0 else ""
