@@ -13,38 +13,13 @@ from email.utils import format_datetime
 
 FLAGS = ("", "", "S", "S", "S", "RS", "FS")
 FIRST_DATE = 1_500_000_000
+# fmt: off
 _WORDS = [
-    "meeting",
-    "invoice",
-    "the",
-    "of",
-    "report",
-    "and",
-    "tomorrow",
-    "please",
-    "attached",
-    "regards",
-    "draft",
-    "server",
-    "mail",
-    "budget",
-    "grüße",
-    "naïve",
-    "review",
-    "patch",
-    "release",
-    "ticket",
-    "answer",
-    "question",
-    "about",
-    "between",
-    "later",
-    "today",
-    "würde",
-    "façade",
-    "order",
-    "number",
+    "meeting", "invoice", "the", "of", "report", "and", "tomorrow", "please", "attached", "regards", "draft",
+    "server", "mail", "budget", "grüße", "naïve", "review", "patch", "release", "ticket", "answer", "question",
+    "about", "between", "later", "today", "würde", "façade", "order", "number",
 ]
+# fmt: on
 
 
 @dataclass(frozen=True)

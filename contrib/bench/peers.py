@@ -38,7 +38,7 @@ class Peer:
     most = 1 << 30  # messages beyond which it takes too long to be waited for
 
     def version(self) -> str:
-        """ "" when it is not installed."""
+        """As it tells; nothing when it is not installed."""
         raise NotImplementedError
 
     def command(self, place: Place, port: int) -> list[str]:
