@@ -4,6 +4,7 @@ same end as if nothing had happened, and the one after that changes nothing."""
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -156,7 +157,9 @@ class Crashes:
             assert ran.error is None
             assert ran.killed == (length > step), "the kill was caught"
         story.sync()
-        return length, end_of(story)
+        end = end_of(story)
+        shutil.rmtree(story.world.directory)
+        return length, end
 
 
 def end_of(story: Story) -> object:
@@ -167,8 +170,8 @@ def end_of(story: Story) -> object:
 
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
-def test_killed_at_every_step(tmp_path, scenario, server):
-    crashes = Crashes(tmp_path, scenario, SERVERS[server])
+def test_killed_at_every_step(memory_path, scenario, server):
+    crashes = Crashes(memory_path, scenario, SERVERS[server])
     length, undisturbed = crashes.run((10_000,))
     assert length > 20
     for step in range(length):
@@ -177,9 +180,9 @@ def test_killed_at_every_step(tmp_path, scenario, server):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
-def test_killed_again_and_again(tmp_path, scenario):
+def test_killed_again_and_again(memory_path, scenario):
     """Every run dies a little later than the one before."""
-    crashes = Crashes(tmp_path, scenario, SERVERS["condstore"])
+    crashes = Crashes(memory_path, scenario, SERVERS["condstore"])
     length, undisturbed = crashes.run((10_000,))
     _, end = crashes.run(tuple(range(0, length, 7)))
     assert end == undisturbed

@@ -7,14 +7,14 @@ HYPOTHESIS_PROFILE=dev makes it search longer, elsewhere each time, and shorten 
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
+from contextlib import ExitStack
 
 import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from pushpull.flags import ALL, SYSTEM
+from tests.support.memory import memory_directory
 from tests.sync.actors import BODIES, FLAGS, STRATEGIES, Story
 
 EDITS = ("client_flags", "client_expunges", "client_adds", "user_flags", "user_unlinks", "user_renames")
@@ -37,9 +37,8 @@ SERVER = st.fixed_dictionaries(
 class Machine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        memory = "/dev/shm" if os.path.isdir("/dev/shm") else None  # thousands of state files, none of them for long
-        self._directory = tempfile.TemporaryDirectory(dir=memory)
-        self.story = Story(Path(self._directory.name))
+        self._end = ExitStack()
+        self.story = Story(self._end.enter_context(memory_directory()))  # thousands of them, none for long
 
     @initialize(server=SERVER, mask=st.sampled_from((ALL, ALL, SYSTEM)))
     def begin(self, server, mask):
@@ -138,7 +137,7 @@ class Machine(RuleBasedStateMachine):
         try:
             self.sync()
         finally:
-            self._directory.cleanup()
+            self._end.close()
 
 
 _LARGE = os.environ.get("HYPOTHESIS_PROFILE") == "dev"
