@@ -27,6 +27,7 @@ from types import TracebackType
 
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.client import Client, Remote
+from tests.support.rules import OWN_TAG
 from tests.support.waiting import wait_for
 
 _PROGRAM = "/usr/sbin/dovecot"
@@ -344,7 +345,8 @@ class Dovecot:
         return [line.rstrip(b"\r") for sent in self._sent(user) for line in sent.split(b"\n") if line]
 
     def commands(self, user: str | None = None) -> list[str]:
-        """As `rawlog`, one string a command, without its tag and with each literal as `(n bytes)`."""
+        """As `rawlog`, one string a command, without its tag and with each literal as `(n bytes)`; without what a
+        proxy sends by itself."""
         return [command for sent in self._sent(user) for command in _commands(sent)]
 
     def _sent(self, user: str | None) -> list[bytes]:
@@ -383,7 +385,8 @@ def _commands(sent: bytes) -> Iterator[str]:
             at += int(literal[1])
             continue
         tag, _, rest = line.strip().partition(b" ")
-        yield (rest or tag).decode("utf-8", "backslashreplace")
+        if not tag.startswith(OWN_TAG):
+            yield (rest or tag).decode("utf-8", "backslashreplace")
         line = b""
 
 
