@@ -19,6 +19,8 @@ from enum import Enum
 from pushpull.model import Fingerprint
 
 HEADER_LIMIT = 1 << 20
+ID_LIMIT = 998
+"""Octets of a Message-ID that count: as many as a line of a message may have (RFC 5322 section 2.1.1)."""
 _BLOCK = 1 << 16
 
 # The look-behind keeps a long run of CR that no LF ends from being scanned once per CR.
@@ -193,7 +195,8 @@ def _last_message_id(header: bytes) -> str:
     value = b""
     for field in _MESSAGE_ID.finditer(header):
         value = field[1]
-    text = _skip_comments(_FOLD.sub(b"", value)).removeprefix(b"<").partition(b">")[0].strip()
+    # Cut, for it is kept for each message of a mailbox; that two are the same message it never tells alone.
+    text = _skip_comments(_FOLD.sub(b"", value)).removeprefix(b"<").partition(b">")[0].strip()[:ID_LIMIT]
     try:
         return text.decode("utf-8")
     except UnicodeDecodeError:

@@ -20,6 +20,10 @@ from pushpull.model import NEVER, ModSeq, RemoteView, Uid, UidSet
 
 MAX_UID = 2**32 - 1
 MAX_MODSEQ = 2**63 - 1
+MAX_LITERAL = 2**32 - 1
+"""Octets of a literal, and of a message (RFC 3501 section 9, number)."""
+MAX_RANGES = 500_000
+"""Of a UID set in an answer: what a mailbox of a million messages needs when every second one is gone."""
 UID_SET_LIMIT = 8000
 """Octets of a UID set in one command: RFC 7162 section 4 asks for lines of at most 8,192."""
 
@@ -27,18 +31,24 @@ Value: TypeAlias = "bytes | list[Value] | None"
 
 _STATUS_KINDS = frozenset({"OK", "NO", "BAD", "BYE", "PREAUTH"})
 _RESPONSE = re.compile(rb"\* (?:([0-9]{1,20}) )?([A-Za-z][A-Za-z0-9.+-]*) ?", re.ASCII)
-_LITERAL = re.compile(rb"~?\{([0-9]{1,10})\+?\}$")
-_CODE = re.compile(rb"\s*\[([^\]\s]+)(?: ([^\]]*))?\] ?(.*)", re.DOTALL)
+_LITERAL = re.compile(rb"~?\{([0-9]+)\+?\}\Z")
+_CODE = re.compile(rb"\s*\[([^\]\s]{1,200})(?: ([^\]]*))?\] ?(.*)", re.DOTALL)
 _TOOK = re.compile(rb" \([0-9]+\.[0-9]{3}(?: \+ [0-9]+\.[0-9]{3})* secs\)(?=\.?\s*$)")
-# A section's header names may stand in parentheses and quotes: one token whatever is between the brackets.
+# A section's header names may stand in parentheses and quotes: one token whatever is between the brackets, which are
+# never far apart. Nothing here is ever tried twice, so a line costs what its length is, in time and in memory.
 _TOKEN = re.compile(
-    rb" *(?:(\()|(\))|\"((?:[^\"\\]|\\.)*)\"|((?:BODY|BINARY)(?:\.PEEK)?\[[^\]]*\](?:<[0-9]+>)?|[^\s()\"]+))",
+    rb" *+(?:(\()|(\))|\"([^\"\\]*+(?:\\.[^\"\\]*+)*+)\""
+    rb"|((?:BODY|BINARY)(?:\.PEEK)?\[[^\]]{0,200}+\](?:<[0-9]+>)?|[^\s()\"]++))",
     re.IGNORECASE | re.DOTALL,
 )
 _UNQUOTE = re.compile(rb"\\(.)", re.DOTALL)
-_SET = re.compile(rb"[0-9]{1,10}(?::[0-9]{1,10})?(?:,[0-9]{1,10}(?::[0-9]{1,10})?)*")
+_RANGE = re.compile(rb"([0-9]{1,10})(?::([0-9]{1,10}))?(?:,(?=[0-9])|\Z)")
 _FLAGS_ONLY = re.compile(rb"\(UID ([0-9]{1,10}) FLAGS \(([^()\"]*)\)(?: MODSEQ \(([0-9]{1,20})\))?\)")
 _MAX_DEPTH = 32
+_MAX_TOKENS = 100_000  # of one answer
+_MAX_KEYWORDS, _MAX_KEYWORD = 100, 250  # of a message; characters of one
+_MAX_DATE = 60
+_SHOWN = 500  # characters of a server's words
 
 
 def malformed(what: str, data: bytes = b"") -> ConnectionLost:
@@ -89,7 +99,12 @@ def literal_size(line: bytes) -> tuple[int, int] | None:
     if not line.endswith(b"}"):
         return None
     match = _LITERAL.search(line)
-    return None if match is None else (int(match[1]), match.start())
+    if match is None:
+        return None
+    size = number(match[1])
+    if size is None or size > MAX_LITERAL:
+        raise malformed("literal", match[0])
+    return size, match.start()
 
 
 def is_status(kind: str) -> bool:
@@ -105,8 +120,14 @@ def code(text: bytes) -> tuple[str, bytes, str]:
     text = _TOOK.sub(b"", text)
     match = _CODE.match(text)
     if match is None:
-        return "", b"", printable(text.strip())
-    return match[1].decode("ascii", "replace").upper(), match[2] or b"", printable(match[3].strip())
+        return "", b"", words(text)
+    return match[1].decode("ascii", "replace").upper(), match[2] or b"", words(match[3])
+
+
+def words(data: bytes) -> str:
+    """`printable`, of no more than a person reads."""
+    shown = printable(data[: 2 * _SHOWN].strip())
+    return shown if len(shown) <= _SHOWN else shown[:_SHOWN] + "..."
 
 
 def quoted(text: bytes) -> bytes:
@@ -126,15 +147,41 @@ def unquoted(text: bytes) -> bytes:
 
 def uid_set(data: bytes) -> UidSet:
     """Read a UID set such as 1:3,7 (RFC 9051 sequence-set, without '*', which no answer may hold)."""
-    data = data.strip()
-    if _SET.fullmatch(data) is None:
-        raise malformed("UID set", data)
-    ranges = []
-    for piece in data.split(b","):
-        lo, _, hi = piece.partition(b":")
-        ends = sorted((uid_of(lo), uid_of(hi or lo)))
-        ranges.append((ends[0], ends[1]))
-    return UidSet(ranges)
+    return UidSet(_merged(_set_ranges(data.strip())))
+
+
+def _set_ranges(data: bytes) -> Iterator[tuple[int, int]]:
+    at = count = 0
+    for match in _RANGE.finditer(data):
+        if match.start() != at:
+            break
+        at = match.end()
+        count += 1
+        if count > MAX_RANGES:
+            break
+        first = uid_of(match[1])
+        last = first if match[2] is None else uid_of(match[2])
+        yield (first, last) if first <= last else (last, first)
+    if not data or at != len(data) or count > MAX_RANGES:
+        raise malformed("UID set", data[-80:] if at > 80 else data)
+
+
+def _merged(ranges: Iterator[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Neighbours joined while they are read, so a million of them cost one range."""
+    merged: list[tuple[int, int]] = []
+    lo = hi = -1
+    for first, last in ranges:
+        if lo <= first <= hi + 1:
+            hi = max(hi, last)
+            continue
+        if lo > 0:
+            merged.append((lo, hi))
+        if len(merged) > MAX_RANGES:
+            raise malformed("UID list")
+        lo, hi = first, last
+    if lo > 0:
+        merged.append((lo, hi))
+    return merged
 
 
 def uid_sets(uids: UidSet, limit: int = UID_SET_LIMIT) -> list[bytes]:
@@ -153,22 +200,10 @@ def uid_sets(uids: UidSet, limit: int = UID_SET_LIMIT) -> list[bytes]:
 
 
 def search(rest: bytes) -> list[tuple[int, int]]:
-    """Ranges of UIDs in a SEARCH answer (what follows `* SEARCH`); a trailing (MODSEQ n) is passed over. Merged
-    while read, so a million neighbours cost one range."""
+    """Ranges of UIDs in a SEARCH answer (what follows `* SEARCH`); a trailing (MODSEQ n) is passed over."""
     numbers, _, _ = rest.partition(b"(")
-    ranges: list[tuple[int, int]] = []
-    lo = hi = -1
-    for match in re.finditer(rb"[^ ]+", numbers):
-        uid = uid_of(match[0])
-        if uid == hi + 1:
-            hi = uid
-            continue
-        if lo > 0:
-            ranges.append((lo, hi))
-        lo = hi = uid
-    if lo > 0:
-        ranges.append((lo, hi))
-    return ranges
+    uids = (uid_of(match[0]) for match in re.finditer(rb"[^ ]+", numbers))
+    return _merged((uid, uid) for uid in uids)
 
 
 def esearch(parts: Sequence[bytes], rest: bytes, tag: bytes) -> UidSet | None:
@@ -270,9 +305,10 @@ def _attribute(found: Fetch, name: bytes, value: Value) -> None:
     elif name == b"MODSEQ" and isinstance(value, list) and value and isinstance(value[0], bytes):
         found.modseq = modseq_of(value[0])
     elif name == b"INTERNALDATE" and isinstance(value, bytes):
-        found.internaldate = printable(value).strip()
+        found.internaldate = printable(value).strip() if len(value) <= _MAX_DATE else None
     elif name == b"RFC822.SIZE" and isinstance(value, bytes):
-        found.size = number(value)
+        size = number(value)
+        found.size = size if size is not None and size <= MAX_LITERAL else None
     elif (section := _section(name)) and not isinstance(value, list):
         setattr(found, section, value)
         found.shown |= {section}
@@ -287,9 +323,19 @@ def _section(name: bytes) -> str:
     return "fields" if name.startswith(b"BODY[HEADER.FIELDS ") and name.endswith(b"]") else ""
 
 
-@lru_cache(maxsize=1024)
 def _flags(data: bytes) -> tuple[Flags, tuple[str, ...]]:
-    return from_imap(flag_names(data))
+    return _usual_flags(data) if len(data) <= _MAX_KEYWORD else _all_flags(data)
+
+
+@lru_cache(maxsize=1024)
+def _usual_flags(data: bytes) -> tuple[Flags, tuple[str, ...]]:
+    return _all_flags(data)
+
+
+def _all_flags(data: bytes) -> tuple[Flags, tuple[str, ...]]:
+    """Of keywords no more than anybody uses: they are kept for each message of a mailbox."""
+    flags, keywords = from_imap(flag_names(data))
+    return flags, tuple(word for word in keywords if len(word) <= _MAX_KEYWORD)[:_MAX_KEYWORDS]
 
 
 def flag_names(data: bytes) -> list[str]:
@@ -308,11 +354,15 @@ def _values(parts: Sequence[bytes], *, cut: bool = False) -> list[Value]:
     """Read parts as nested lists of strings; NIL is None. `cut`: the text ends inside of the lists, which are
     closed there."""
     stack: list[list[Value]] = [[]]
+    count = 0
     for place, part in enumerate(parts):
         if place % 2:
             stack[-1].append(part)
             continue
         for opens, closes, value in _tokens(part):
+            count += 1
+            if count > _MAX_TOKENS:
+                raise malformed("list", part[:80])
             if opens:
                 if len(stack) > _MAX_DEPTH:
                     raise malformed("list", part)
