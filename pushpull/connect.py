@@ -19,8 +19,9 @@ from pushpull.errors import (
     ServerUnsupported,
 )
 from pushpull.framing import Command, lost
+from pushpull.login import sign_in
 from pushpull.remote import Extensions, Session
-from pushpull.transport import Client, sign_in
+from pushpull.transport import Client
 
 _LOOK_SECONDS = 10.0
 # A quiet link is probed well before a home router forgets it; the kernel's default is two hours.
@@ -236,7 +237,7 @@ def _extensions(client: Client, account: Account) -> Extensions:
         command = client.start(("ENABLE " + " ".join(enabling)).encode("ascii"))
         for response in client.responses(command):
             if response.kind == "ENABLED":
-                enabled |= {word.upper() for word in wire.printable(response.rest).split()}
+                enabled |= {word.upper() for word in wire.printable(response.rest).split()} & set(enabling)
     elif who is not None:
         client.finish(who)
     condstore = "CONDSTORE" in offered or "QRESYNC" in enabled

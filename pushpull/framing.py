@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from pushpull import wire
@@ -14,6 +16,8 @@ LONG_LINE_LIMIT = 20 * 1024 * 1024
 _LONG = (b"* SEARCH", b"* ESEARCH", b"* VANISHED")  # one line for a whole mailbox
 _LONGEST = max(map(len, _LONG))
 _RECEIVE = 65536
+SLOWEST = 1000
+"""Octets a second: who is slower than that, over more than the time that an answer has, only pretends to answer."""
 
 
 def lost(peer: str, error: BaseException, seconds: float | None = None) -> ConnectionLost:
@@ -52,6 +56,7 @@ class Command:
     arguments: bytes = b""
     text: str = ""
     told: list[str] = field(default_factory=list)  # untagged NO and BAD, and alerts, that came before
+    conceal: Callable[[str], str] = str  # takes secrets out of what the server says
 
     def answered(self) -> bool:
         """Whether its tagged answer came."""
@@ -60,35 +65,48 @@ class Command:
     @property
     def answer(self) -> str:
         """The server's answer in its words, with the code."""
-        inside = f"{self.code} {wire.printable(self.arguments)}".strip()
-        return " ".join(word for word in (f"[{inside}]" if inside else "", self.text or self.status) if word)
+        inside = f"{self.code} {wire.words(self.arguments)}".strip()
+        answer = " ".join(word for word in (f"[{inside}]" if inside else "", self.text or self.status) if word)
+        return self.conceal(answer)
 
 
 class Reader:
-    """Buffered lines and literals of a socket."""
+    """Buffered lines and literals of a socket. Each of them has the socket's timeout twice to come whole, and what it
+    takes at SLOWEST: the socket's own begins anew with each octet."""
 
     def __init__(self, sock: socket.socket, peer: str) -> None:
         self._sock = sock
         self._peer = peer
         self._buffer = bytearray()
+        self._waited, self._came = 0.0, 0
 
     @property
     def buffered(self) -> int:
         """Octets that were received but not taken."""
         return len(self._buffer)
 
+    def begin(self) -> None:
+        """Another line or literal begins."""
+        self._waited, self._came = 0.0, 0
+
     def _receive(self) -> None:
+        began, seconds = time.monotonic(), self._sock.gettimeout()
         try:
             data = self._sock.recv(_RECEIVE)
         except (OSError, ValueError) as error:
-            raise lost(self._peer, error, self._sock.gettimeout()) from error
+            raise lost(self._peer, error, seconds) from error
         if not data:
             raise ConnectionLost(f"{self._peer}: the server closed the connection")
         self._buffer += data
+        self._came += len(data)
+        self._waited += time.monotonic() - began
+        if seconds is not None and self._waited > 2 * seconds + self._came / SLOWEST:
+            raise ConnectionLost(f"{self._peer}: the server answers too slowly, {self._came} octets came in time")
 
     def line(self) -> bytes:
         """The next line without its line end; ConnectionLost when it has no end in sight."""
         searched = 0
+        self.begin()
         while (end := self._buffer.find(b"\n", searched)) < 0:
             searched = len(self._buffer)
             long = bytes(self._buffer[:_LONGEST]).upper().startswith(_LONG)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 from pushpull.dates import to_epoch
@@ -191,17 +191,16 @@ class RemoteObserver:
         """Take in the changes since the saved MODSEQ. Returns what VANISHED, or None when a full compare is due."""
         if not self._delta_serves(opening.state):
             return None
-        vanished: list[tuple[int, int]] = []
+        vanished = UidSet()
         try:
             for batch in _chunks(opening.changed(), BATCH):
                 self._rows.note_views(change for change in batch if isinstance(change, RemoteView))
-                for change in batch:
-                    if isinstance(change, Vanished):
-                        vanished.extend(change.uids.ranges)
+                gone = [change.uids.ranges for change in batch if isinstance(change, Vanished)]
+                vanished = UidSet(chain(vanished.ranges, *gone)) if gone else vanished
         except ResyncNeeded as error:
             self._report.line(logging.INFO, f"the server gives no changes ({error}); comparing everything")
             return None
-        return UidSet(vanished)
+        return vanished
 
     def _delta_serves(self, state: MailboxState) -> bool:
         pair = self._pair

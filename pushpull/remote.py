@@ -29,6 +29,7 @@ _WINDOW = 4  # commands of at most 8 kB under way: both sides' buffers hold them
 _LITERAL_MINUS = 4096
 # RFC 9051 section 9, flag-keyword and flag-extension: an atom, which '\' may precede.
 _FLAG = re.compile(r"\\?[!#$&'+,./0-9:;<=>?@A-Z\[^_`a-z|}~-]+")
+_TELLING = frozenset({"UIDNOTSTICKY", "NOMODSEQ", "READ-ONLY"})
 _APPENDUID = re.compile(rb"([0-9]{1,10}) ([0-9]{1,10})")
 
 
@@ -51,7 +52,7 @@ class _Selection:
     uidnext: Uid | None = None
     highestmodseq: ModSeq | None = None
     permanent: list[str] | None = None
-    codes: set[str] = field(default_factory=set)
+    codes: set[str] = field(default_factory=set)  # those of _TELLING
 
 
 class Session:
@@ -158,9 +159,13 @@ class Session:
         items = b"(UID FLAGS MODSEQ)" if self._with_modseq else b"(UID FLAGS)"
         top = b"*" if hi is None else b"%d" % hi
         command = self.client.start(b"UID FETCH %d:%b %b" % (lo, top, items))
+        highest = 0
         for found in fetches(self.client, command):
             view = found.view
             if view is not None and lo <= view.uid and (hi is None or view.uid <= hi):
+                if view.uid > highest:  # the same ones for ever are no answer
+                    highest = view.uid
+                    self.client.useful()
                 yield view
         if self._exists:  # some servers find a UID set wrong when the mailbox is empty
             refusal.demand_ok(command, self.client.peer)
@@ -178,6 +183,8 @@ class Session:
                     known = known if listed is None else listed
                 elif not extended and response.kind == "SEARCH":
                     ranges = [*(ranges or ()), *wire.search(response.rest)]
+                    if len(ranges) > wire.MAX_RANGES:
+                        raise wire.malformed("UID list")
         except ConnectionLost as error:
             self.client.fail(str(error), error)
         if command.status != "OK":
@@ -244,10 +251,14 @@ class Session:
             refusal.demand_ok(command, self.client.peer)
 
     def messages(self, uids: Sequence[Uid]) -> Iterator[Message]:
-        wanted = UidSet.of(uids)
+        wanted = set(uids)
         views: dict[Uid, RemoteView] = {}
-        for command in self._each(_uid_fetch(wanted, b"(UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[])")):
-            yield from messages(self.client, command, wanted, views)
+        items = b"(UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[])"
+        for command in self._each(_uid_fetch(UidSet.of(wanted), items)):
+            for message in messages(self.client, command, wanted, views):
+                wanted.discard(message.view.uid)  # what comes a second time is not asked for any more
+                self.client.useful()
+                yield message
 
     def store(self, uids: UidSet, *, add: Flags, remove: Flags) -> dict[Uid, RemoteView]:
         if bool(add) == bool(remove):
@@ -342,7 +353,8 @@ def _uid_fetch(uids: UidSet, items: bytes) -> list[bytes]:
 
 def _note_code(seen: _Selection, code: str, arguments: bytes) -> None:
     count = wire.number(arguments.strip())
-    seen.codes.add(code)
+    if code in _TELLING:
+        seen.codes.add(code)
     if code == "UIDVALIDITY":
         seen.uidvalidity = count if count is not None and count <= wire.MAX_UID else None
     elif code == "UIDNEXT":

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO
@@ -19,7 +19,9 @@ from pushpull.ports import Arrival, Message, Vanished
 from pushpull.transport import CHUNK, Client
 
 HELD = 50_000
-"""Changes that are held in memory at most, about 8 MB."""
+"""Changes that are held in memory at most, about 8 MB; a change with its keywords, or a set with its ranges, counts
+for as many as it takes room."""
+_SLACK = 1 << 20  # octets by which servers that count wrong may be wrong, and as many again as they counted
 IDENTITY_ITEMS = b"INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)]"
 
 
@@ -65,6 +67,8 @@ class OpenedMailbox:
     _arrivals: deque[Arrival] = field(default_factory=deque)
     _delta: deque[RemoteView | Vanished] = field(default_factory=deque)
     _delta_dropped: bool = False
+    _held: int = 0
+    _highest: int = 0
 
     def canary(self) -> tuple[Identity, ...]:
         command = self.canary_command
@@ -93,6 +97,7 @@ class OpenedMailbox:
         for _ in self._read(command):
             self._arrivals.clear()
             while self._delta and not self._delta_dropped:
+                self._held -= _room(self._delta[0])
                 yield self._delta.popleft()
         if command.status != "OK":
             raise refusal.busy(command, self.client.peer) or ResyncNeeded(command.answer)
@@ -117,26 +122,41 @@ class OpenedMailbox:
             view, shown = found.view, identity(found)
             if shown is not None and shown.uid in self.canary_uids and (view is None or shown.uid < self.first):
                 self._canary[shown.uid] = shown
+                self._progress(shown.uid)
             # n:* names the last message also when its UID is below n (RFC 9051 section 9, seq-range).
             elif shown is not None and view is not None and view.uid >= self.first:
                 self._arrivals.append(Arrival(view, shown))
+                self._progress(shown.uid)
             elif shown is None and view is not None:
                 self._hold_delta(view)
         elif response.kind == "VANISHED" and (gone := vanished_earlier(self.client, response)) is not None:
             self._hold_delta(Vanished(gone))
 
     def _hold_delta(self, change: RemoteView | Vanished) -> None:
-        if len(self._delta) >= HELD:
+        self._held += _room(change)
+        if self._held > HELD:
             self._delta_dropped = True
         if self._delta_dropped:
             self._delta.clear()
         elif self.delta_command is not None:
             self._delta.append(change)
+        if isinstance(change, RemoteView):
+            self._progress(change.uid)
+
+    def _progress(self, uid: Uid) -> None:
+        """The same UIDs for ever are no answer."""
+        if uid > self._highest:
+            self._highest = uid
+            self.client.useful()
 
     def _demand_ok(self, command: Command) -> None:
         # Some servers find a UID set wrong when the mailbox is empty.
         if self.state.exists:
             refusal.demand_ok(command, self.client.peer)
+
+
+def _room(change: RemoteView | Vanished) -> int:
+    return 1 + len(change.keywords) // 4 if isinstance(change, RemoteView) else len(change.uids.ranges)
 
 
 def vanished_earlier(client: Client, response: Response) -> UidSet | None:
@@ -151,7 +171,9 @@ def vanished_earlier(client: Client, response: Response) -> UidSet | None:
 # --- bodies --------------------------------------------------------------------------------------------------
 
 
-def messages(client: Client, command: Command, wanted: UidSet, views: dict[Uid, RemoteView]) -> Iterator[Message]:
+def messages(
+    client: Client, command: Command, wanted: Collection[Uid], views: dict[Uid, RemoteView]
+) -> Iterator[Message]:
     """The messages of one FETCH with BODY.PEEK[]. A large body streams; where the server shows its attributes only
     after it (they are legal in any order), it waits in a temporary file until they are known. `views` keeps flags that
     come in answers of their own."""
@@ -170,7 +192,7 @@ def messages(client: Client, command: Command, wanted: UidSet, views: dict[Uid, 
         raise refusal.of_fetch(command, client.peer)
 
 
-def _message(found: wire.Fetch, views: dict[Uid, RemoteView], wanted: UidSet) -> Message | None:
+def _message(found: wire.Fetch, views: dict[Uid, RemoteView], wanted: Collection[Uid]) -> Message | None:
     """None for what was not asked for, or is shown without flags or without a body (NIL, or empty though it has a
     size: a server that cannot read its own file)."""
     if found.uid is None or found.uid not in wanted or found.body is None:
@@ -186,10 +208,12 @@ def _made(found: wire.Fetch, views: dict[Uid, RemoteView], body: Iterator[bytes]
 
 
 def _large(
-    client: Client, response: Response, found: wire.Fetch, views: dict[Uid, RemoteView], wanted: UidSet
+    client: Client, response: Response, found: wire.Fetch, views: dict[Uid, RemoteView], wanted: Collection[Uid]
 ) -> Iterator[Message]:
     octets = response.pending or 0
-    direct = _made(found, views, client.stream(response), octets)
+    if found.size is not None and octets > 2 * found.size + _SLACK:
+        client.fail(f"{client.peer}: a message of {found.size} octets comes with {octets}")
+    direct = _made(found, views, _to_its_end(client, response), octets)
     if direct is not None:
         yield direct
         return
@@ -200,6 +224,14 @@ def _large(
         found = fetched(client, response)
         if found.uid in wanted and (late := _made(found, views, _pieces(spool), octets)) is not None:
             yield late
+
+
+def _to_its_end(client: Client, response: Response) -> Iterator[bytes]:
+    """The body, and then what follows it: a message is whole only when its answer is. A server that announces more
+    octets than the message has would have the answers after it taken for its end."""
+    yield from client.stream(response)
+    client.complete(response)
+    fetched(client, response)
 
 
 @contextmanager

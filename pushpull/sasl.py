@@ -11,6 +11,7 @@ import binascii
 import json
 from collections.abc import Collection, Iterable
 
+from pushpull import wire
 from pushpull.errors import LoginRefused, ServerUnsupported
 
 _SHOWN = ("status", "error", "error_description", "schemes", "scope")
@@ -55,7 +56,8 @@ def forms(login: str, secret: str) -> tuple[str, ...]:
     plain = (secret, f"\0{login}\0{secret}", f"user={login}\1auth=Bearer {secret}\1\1", oauthbearer(login, secret))
     encoded = {base64.b64encode(text.encode("utf-8", "surrogateescape")).decode() for text in plain}
     quoted = secret.replace("\\", "\\\\").replace('"', '\\"')
-    return tuple(sorted({secret, quoted, *encoded} - {""}, key=len, reverse=True))
+    escaped = [wire.printable(text.encode("utf-8", "surrogateescape")) for text in (secret, quoted)]
+    return tuple(sorted({secret, quoted, *encoded, *escaped} - {""}, key=len, reverse=True))
 
 
 def conceal(text: str, hidden: Iterable[str]) -> str:

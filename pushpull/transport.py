@@ -16,6 +16,7 @@ import contextlib
 import imaplib
 import socket
 import ssl
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
@@ -25,11 +26,16 @@ import imap_tools
 from pushpull import sasl, wire
 from pushpull.errors import ConnectionLost
 from pushpull.framing import LONG_LINE_LIMIT, Command, Reader, Response, lost
+from pushpull.trace import Trace
 
 CHUNK = 256 * 1024
 """The largest piece, in octets, that a literal is handed on in, and the largest one that is read whole."""
 _LITERALS_LIMIT = 100  # in one response
+_EMPTY_LINES = 10  # in a row
+_DROPPED_LIMIT = 64 * 1024 * 1024  # octets of a literal that is read for what comes after it
 _LOGOUT_SECONDS = 2.0
+TALK = 10.0
+"""Timeouts of an answer that a server may talk before it answers: long searches are bridged by '* OK Still here'."""
 _EXCHANGE_LIMIT = 5
 
 FOREIGN = (OSError, ValueError, EOFError, imaplib.IMAP4.error, imap_tools.ImapToolsError)
@@ -50,6 +56,7 @@ class Client(imaplib.IMAP4):
         trace: Callable[[str], None] | None = None,
     ) -> None:
         self.peer = peer
+        self.trace = Trace(trace)
         self.known_capabilities: frozenset[str] | None = None
         self.sasl_ir = False
         self.greeting = Command(b"*", "greeting")
@@ -57,14 +64,13 @@ class Client(imaplib.IMAP4):
         self.failure = ""  # what the server said of a refused authentication
         self.last = self.greeting  # the answer to the last login command
         self._connect_socket = connect
-        self._trace = trace
-        self.hidden: tuple[str, ...] = ()  # while credentials are exchanged: what no trace and no error may show
         self._waiting: deque[Command] = deque()
         self._unread: Response | None = None
         self._left = 0
         self._count = 0
         self._broken = ""
         self._leaving = False
+        self._talking_since = time.monotonic()
         super().__init__()
 
     # --- imaplib's overridable methods -------------------------------------------------------------------------
@@ -83,7 +89,7 @@ class Client(imaplib.IMAP4):
         if response.kind not in ("OK", "PREAUTH", "BYE"):
             self.fail(f"{self.peer}: not an IMAP server: {wire.printable(response.parts[0][:80])}")
         self.greeting.status = response.kind
-        self.greeting.code, self.greeting.arguments, self.greeting.text = wire.code(response.rest)
+        self._take_words(self.greeting, response.rest)
         self._learn(self.greeting)
 
     def read(self, size: int) -> bytes:
@@ -140,11 +146,12 @@ class Client(imaplib.IMAP4):
             if not asked and (not challenge or not at_once):
                 asked, reply = True, initial
             else:
-                self.failure, reply = sasl.failure(challenge) or self.failure, sasl.closing(mechanism)
+                told = self.trace.conceal(wire.words(sasl.failure(challenge).encode("utf-8", "backslashreplace")))
+                self.failure, reply = told or self.failure, sasl.closing(mechanism)
             rounds += 1
             if rounds > _EXCHANGE_LIMIT:
                 self.fail(f"{self.peer}: the authentication does not come to an end")
-            self._say(b"***")
+            self.trace.sent(b"***")
             self.send(reply + b"\r\n")
         return command
 
@@ -154,11 +161,14 @@ class Client(imaplib.IMAP4):
         """Send one command (without tag and line end) and do not wait."""
         self._check()
         self._count += 1
-        command = Command(b"P%d" % self._count, payload.split(b" ", 1)[0].decode("ascii", "replace"))
+        name = payload.split(b" ", 1)[0].decode("ascii", "replace")
+        command = Command(b"P%d" % self._count, name, conceal=self.trace.conceal)
         shown = payload
-        if self.hidden:
+        if self.trace.hidden:
             shown = b" ".join([*payload.split(b" ")[: 2 if command.name == "AUTHENTICATE" else 1], b"***"])
-        self._say(command.tag + b" " + shown)
+        self.trace.sent(command.tag + b" " + shown)
+        if not self._waiting:
+            self.useful()
         self._waiting.append(command)
         self.send(command.tag + b" " + payload + b"\r\n")
         return command
@@ -172,7 +182,7 @@ class Client(imaplib.IMAP4):
     def send_literal(self, size: int, chunks: Iterable[bytes]) -> None:
         """The octets of a literal and the end of its command. When there are not exactly `size`, or `chunks` raises,
         the link is cut: the server never sees the command's end."""
-        self._say(b"(%d octets)" % size)
+        self.trace.sent(b"(%d octets)" % size)
         sent = 0
         try:
             for chunk in chunks:
@@ -209,7 +219,9 @@ class Client(imaplib.IMAP4):
         while not command.status:
             response = self._next(whole)
             if response is not None and response.kind != "+":
+                left = time.monotonic()
                 yield response
+                self._talking_since += time.monotonic() - left
                 if command.status:
                     raise RuntimeError(f"another command overtook {command.name} while its answers were read")
 
@@ -237,6 +249,8 @@ class Client(imaplib.IMAP4):
         if self._unread is not response:
             raise RuntimeError("a response was completed out of turn")
         while response.pending is not None:
+            if self._left > _DROPPED_LIMIT:
+                self.fail(f"{self.peer}: {self._left} octets that nobody asked for, or wants any more")
             while self._left:
                 self._some()
             self._unread, response.pending = None, None
@@ -246,14 +260,19 @@ class Client(imaplib.IMAP4):
     def advance(self) -> Response | None:
         """The next answer, whatever it belongs to, its literals dropped; None when it ended the command that waits
         longest. Waits for it, as all reading does."""
+        self.useful()  # who waits without a question, or in IDLE, counts time for himself
         response = self._next(0)
         if response is not None and response.pending is not None:
             self.complete(response)  # else reading on would wait for what follows it
         return response
 
+    def useful(self) -> None:
+        """What came is what was asked for: the time in which a server may only talk begins anew."""
+        self._talking_since = time.monotonic()
+
     def say(self, line: bytes) -> None:
         """A line that is no command, such as the end of IDLE (RFC 2177)."""
-        self._say(line)
+        self.trace.sent(line)
         self.send(line + b"\r\n")
 
     def logout(self) -> tuple[str, list[bytes | None]]:  # type: ignore[override]
@@ -274,20 +293,32 @@ class Client(imaplib.IMAP4):
         if self._unread is not None:
             self.complete(self._unread)
         response = self._read(whole)
+        self._demand_sense(response)
         if response.kind == "":
             self._tagged(response.parts[0])
             return None
         if response.kind == "BYE" and not self._leaving:
-            self.fail(f"{self.peer} ended the session: {self._concealed(wire.code(response.rest)[2])}")
+            self.fail(f"{self.peer} ended the session: {wire.code(response.rest)[2]}")
         if response.kind in ("OK", "NO", "BAD", "CAPABILITY"):
             self._untagged_status(response)
         if self.on_untagged is not None:
             self.on_untagged(response)
         return response
 
+    def _demand_sense(self, response: Response) -> None:
+        """ConnectionLost when the server goes on and on and does not answer."""
+        seconds = self.sock.gettimeout()
+        limit = _LOGOUT_SECONDS if self._leaving else TALK * seconds if seconds else None
+        if response.kind and self._waiting and limit and time.monotonic() - self._talking_since > limit:
+            self.fail(f"{self.peer}: the server talks, but gave no answer to {self._waiting[0].name} in {limit:g} s")
+
     def _read(self, whole: int) -> Response:
         line = self._line()
+        empty = 0
         while not line:  # some servers send an empty line after a literal's response
+            empty += 1
+            if empty > _EMPTY_LINES:
+                self.fail(f"{self.peer}: nothing but empty lines")
             line = self._line()
         if line.startswith(b"+"):
             return Response([line], "+", None, 2)
@@ -296,7 +327,7 @@ class Client(imaplib.IMAP4):
         try:
             kind, number, start = wire.kind_of(line)
         except ConnectionLost as error:
-            self.fail(f"{self.peer}: {self._concealed(str(error))}", error)
+            self.fail(f"{self.peer}: {error}", error)
         response = Response([line], kind, number, start)
         if not wire.is_status(kind):
             self._literals(response, whole)
@@ -305,34 +336,50 @@ class Client(imaplib.IMAP4):
     def _literals(self, response: Response, whole: int) -> None:
         """Read the literals of a response, up to one that is to stay on the wire."""
         allowed = whole
-        while (literal := wire.literal_size(response.parts[-1])) is not None:
+        while (literal := self._literal(response.parts[-1])) is not None:
             size, text_end = literal
+            if size > CHUNK and response.kind != "FETCH":
+                self.fail(f"{self.peer}: {size} octets in an answer of a kind that holds no such thing")
             response.parts[-1] = response.parts[-1][:text_end]
             if len(response.parts) > 2 * _LITERALS_LIMIT or sum(map(len, response.parts)) > LONG_LINE_LIMIT:
                 self.fail(f"{self.peer}: a response without an end")
             if size > allowed:
                 response.pending, self._unread, self._left = size, response, size
-                self._say_received(b"(%d octets)" % size)
+                self._reader.begin()
+                self.trace.received(b"(%d octets)" % size)
                 return
             allowed -= size
             response.parts += [self.read(size), self._line()]
+
+    def _literal(self, text: bytes) -> tuple[int, int] | None:
+        try:
+            return wire.literal_size(text)
+        except ConnectionLost as error:
+            self.fail(f"{self.peer}: {error}", error)
 
     def _tagged(self, line: bytes) -> None:
         tag, _, rest = line.partition(b" ")
         status, _, text = rest.partition(b" ")
         if not self._waiting or tag != self._waiting[0].tag or status.upper() not in (b"OK", b"NO", b"BAD"):
-            self.fail(f"{self.peer}: an answer to nothing that was asked: {self._shown(line)[:80]}")
+            self.fail(
+                f"{self.peer}: an answer to nothing that was asked: {self.trace.conceal(wire.printable(line))[:80]}"
+            )
         command = self._waiting.popleft()
         command.status = status.decode().upper()
-        command.code, command.arguments, command.text = wire.code(text)
+        self._take_words(command, text)
         self._learn(command)
+        self.useful()
+
+    def _take_words(self, command: Command, text: bytes) -> None:
+        command.code, command.arguments, shown = wire.code(text)
+        command.text = self.trace.conceal(shown)
 
     def _untagged_status(self, response: Response) -> None:
         if response.kind == "CAPABILITY":
             self.known_capabilities = _capabilities(response.rest)
             return
-        seen = Command(b"*", response.kind, response.kind)
-        seen.code, seen.arguments, seen.text = wire.code(response.rest)
+        seen = Command(b"*", response.kind, response.kind, conceal=self.trace.conceal)
+        self._take_words(seen, response.rest)
         self._learn(seen)
         if (response.kind != "OK" or seen.code == "ALERT") and self._waiting:
             self._waiting[0].told = [*self._waiting[0].told[-4:], seen.answer]
@@ -347,7 +394,7 @@ class Client(imaplib.IMAP4):
             line = self._reader.line()
         except ConnectionLost as error:
             self.fail(error)
-        self._say_received(line)
+        self.trace.received(line)
         return line
 
     def _some(self) -> bytes:
@@ -361,6 +408,7 @@ class Client(imaplib.IMAP4):
 
     def _octets(self, size: int) -> Iterator[bytes]:
         self._left = size
+        self._reader.begin()
         while self._left:
             yield self._some()
 
@@ -384,59 +432,10 @@ class Client(imaplib.IMAP4):
 
     def fail(self, error: ConnectionLost | str, cause: BaseException | None = None) -> NoReturn:
         """Close the link and raise ConnectionLost: what came cannot be understood, or nothing came."""
-        failure = ConnectionLost(error) if isinstance(error, str) else error
+        failure = ConnectionLost(self.trace.conceal(error)) if isinstance(error, str) else error
         self._broken = str(failure)
         self.shutdown()
         raise failure from cause
-
-    def _say(self, data: bytes) -> None:
-        if self._trace is not None:
-            self._trace("C: " + wire.printable(data))
-
-    def _say_received(self, line: bytes) -> None:
-        if self._trace is not None:
-            text = "+ ***" if self.hidden and line.startswith(b"+") else self._shown(line)
-            self._trace("S: " + text[:1000] + (" ..." if len(text) > 1000 else ""))
-
-    def _shown(self, line: bytes) -> str:
-        return self._concealed(wire.printable(line))
-
-    def _concealed(self, text: str) -> str:
-        return sasl.conceal(text, self.hidden)
-
-
-class Mailbox(imap_tools.BaseMailBox):
-    """imap-tools' mailbox over our client; only its login helpers are used."""
-
-    def __init__(self, client: Client) -> None:
-        self._ours = client
-        super().__init__()
-
-    def _get_mailbox_client(self) -> imaplib.IMAP4:
-        return self._ours
-
-
-def sign_in(client: Client, mechanism: str, login: str, secret: str) -> Command:
-    """Log in by "LOGIN" or a SASL mechanism; the server's answer, whether it is yes or no."""
-    box = Mailbox(client)
-    client.hidden = (*sasl.forms(login, secret), login)
-    try:
-        if mechanism == "LOGIN":
-            box.login(login, secret, initial_folder=None)
-        elif mechanism == "PLAIN":
-            box.login_utf8(login, secret, initial_folder=None)
-        elif mechanism == "XOAUTH2":
-            box.xoauth2(login, secret, initial_folder=None)
-        else:
-            client.authenticate(mechanism, lambda _: sasl.oauthbearer(login, secret))
-    except imap_tools.UnexpectedCommandStatusError:
-        return client.last  # a NO: the answer tells
-    except FOREIGN as error:
-        client.shutdown()
-        raise lost(client.peer, error) from error
-    finally:
-        client.hidden = ()
-    return client.last
 
 
 def _capabilities(data: bytes) -> frozenset[str]:

@@ -268,7 +268,7 @@ class LinkWatcher(ABC):
         try:
             while (response := client.advance()) is not None:
                 granted = granted or response.kind == "+"
-                news = self._is_news(response) or news
+                news = self._is_news(client, response) or news
                 if self._clock() >= end or not self._wait(0.0, client):
                     break
         finally:
@@ -276,11 +276,11 @@ class LinkWatcher(ABC):
                 self._news()
         return granted
 
-    def _is_news(self, response: Response) -> bool:
+    def _is_news(self, client: Client, response: Response) -> bool:
         if wire.is_status(response.kind):
             code, _, text = wire.code(response.rest)
             if code == "ALERT":  # which a user must be shown (RFC 9051 section 7.1)
-                self._tell(logging.WARNING, f"the server says: {text}")
+                self._tell(logging.WARNING, f"the server says: {client.trace.conceal(text)}")
         return response.kind not in _NO_NEWS
 
     def _answers(self, client: Client, command: Command) -> Iterator[Response]:

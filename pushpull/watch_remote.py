@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 from pushpull import refusal, wire
+from pushpull.errors import ConnectionLost
 from pushpull.framing import Command
 from pushpull.remote import Session, mailbox_name
 from pushpull.transport import Client
@@ -141,9 +142,12 @@ class RemoteWatcher(LinkWatcher):
         for command in (noop, status):
             for response in self._answers(client, command):
                 if response.kind == "STATUS":
-                    found = wire.status(response.parts, response.rest)
+                    try:
+                        found = wire.status(response.parts, response.rest)
+                    except ConnectionLost as error:
+                        client.fail(f"{client.peer}: {error}", error)
                 else:
-                    news = self._is_news(response) or news
+                    news = self._is_news(client, response) or news
         if later := refusal.busy(status, client.peer):
             raise later
         if not found and not self._opened:

@@ -26,6 +26,7 @@ from pushpull.triggers import Kind, Trigger
 from pushpull.watch_link import LINK_GAPS, LONGEST_IDLE, Chance, LinkWatcher, patience
 from pushpull.wording import plural
 
+_STRANGERS, _STRANGER = 100, 1000  # answers under names that nobody asked for; octets of one
 _WINDOW = 16  # questions under way: both sides' buffers hold them
 
 _Answer: TypeAlias = dict[str, int] | list[bytes]
@@ -55,8 +56,8 @@ class _Round:
         key = _folded(name)
         if key in keys:
             self.answers[key] = found
-        else:
-            self.strangers.append(b"".join(response.parts))
+        elif len(self.strangers) < _STRANGERS:
+            self.strangers.append(b"".join(response.parts)[:_STRANGER])
 
     def of(self, name: bytes) -> _Answer:
         """The answer; empty when there is none. A server that spells a name in its own way answers to a stranger: each
@@ -159,7 +160,7 @@ class StatusWatcher(LinkWatcher):
                 if response.kind == "STATUS":
                     heard.note(response, keys)
                 else:
-                    self._is_news(response)  # which tells what a user must be shown
+                    self._is_news(client, response)  # which tells what a user must be shown
             if command.status != "OK":
                 heard.refused[name] = command.answer
                 heard.later = heard.later or refusal.busy(command, client.peer)

@@ -15,7 +15,7 @@ LEVELS = (
     "errors model flags",
     "ports filenames message wire wording dates shellwords plan trust config config_keys options",
     "private store schema observed outcomes durable folder maildir marker staging framing sasl tls refusal"
-    " transport remote_fetch remote connect commands retry locks accounts problems",
+    " trace transport login remote_fetch remote connect commands retry locks accounts problems",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
     "watch_local watch_link watch_remote watch_status",
     "cycles hooks prepare service live harness worker daemonize notify stopping output progress system_log",
@@ -40,12 +40,14 @@ SIBLINGS = {
     "folder": "durable",
     "staging": "durable folder",
     "maildir": "durable folder marker staging",
-    "transport": "framing sasl",
+    "trace": "sasl",
+    "transport": "framing sasl trace",
+    "login": "framing sasl transport",
     "tls": "framing",
     "refusal": "framing",
     "remote_fetch": "framing refusal transport",
     "remote": "framing refusal remote_fetch transport",
-    "connect": "framing refusal remote sasl tls transport",
+    "connect": "framing login refusal remote sasl tls transport",
     "engine": "observe_remote observe_local adopt apply download upload second_look triggers",
     "apply": "adopt download upload",
     "download": "adopt",
@@ -62,7 +64,7 @@ SIBLINGS = {
     "output": "progress system_log",
 }
 
-IMAP = {"framing", "tls", "sasl", "transport", "remote_fetch", "remote", "connect", "watch_link"}
+IMAP = {"framing", "tls", "sasl", "transport", "login", "remote_fetch", "remote", "connect", "watch_link"}
 CONFINED = {
     "imap_tools": IMAP,
     "imaplib": IMAP,

@@ -20,7 +20,8 @@ from pushpull.errors import (
     PushpullError,
     ServerUnsupported,
 )
-from pushpull.transport import Client, Mailbox, sign_in
+from pushpull.login import Mailbox, sign_in
+from pushpull.transport import Client
 from tests.support.scripted import ScriptedSocket
 
 

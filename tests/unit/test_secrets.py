@@ -17,7 +17,7 @@ from pushpull.config import Secret
 from pushpull.connect import Account
 from pushpull.errors import ConnectionLost, PushpullError
 from pushpull.framing import Command
-from pushpull.transport import sign_in
+from pushpull.login import sign_in
 from tests.support.scripted import scripted_client
 
 CONFIG = """

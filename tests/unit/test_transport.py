@@ -17,10 +17,11 @@ from pushpull.errors import (
     ServerBusy,
     ServerUnsupported,
 )
+from pushpull.login import sign_in
 from pushpull.model import RemoteView, Uid, UidSet
 from pushpull.ports import Since, Vanished
 from pushpull.remote import Extensions, Session
-from pushpull.transport import CHUNK, Client, sign_in
+from pushpull.transport import CHUNK, Client
 from tests.support.scripted import ScriptedSocket, scripted_client
 
 SELECTED = (

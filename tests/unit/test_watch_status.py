@@ -174,7 +174,7 @@ def test_fifty_mailboxes_are_asked_sixteen_at_a_time():
 
         def connect() -> Session:
             session = inner()
-            session.client._trace = lines.append
+            session.client.trace._write = lines.append
             return session
 
         with Watching(connect, mailboxes, poll=LONG) as watching:
