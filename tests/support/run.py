@@ -17,10 +17,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.support.client import Client, Remote
 from tests.support.dovecot import Dovecot
 from tests.support.messages import imap_flags, letters_of, lf, mail
+
+if TYPE_CHECKING:
+    from tests.support.forks import Forks
 
 ROOT = Path(__file__).resolve().parents[2]
 STRATEGIES = {"qresync": "", "condstore": "QRESYNC", "plain": "CONDSTORE"}
@@ -70,6 +74,8 @@ class Setup:
     env: dict[str, str] = field(default_factory=dict)
     port: int = 0  # of a proxy; 0: the server's
     program: tuple[str, ...] = ("-m", "pushpull")
+    tracer: tuple[str, ...] = ()  # a command line that runs the program's
+    forks: Forks | None = None
     known: dict[bytes, str] = field(default_factory=dict)
     _serial: int = 0
 
@@ -125,7 +131,7 @@ class Setup:
         options = [arg for arg in args if arg not in self.pairings]
         if names is None:
             names = [arg for arg in args if arg in self.pairings] or [next(iter(self.pairings))]
-        return [sys.executable, *self.program, *options, str(self.config), *names]
+        return [*self.tracer, sys.executable, *self.program, *options, str(self.config), *names]
 
     def environment(self) -> dict[str, str]:
         inherited = {key: value for key, value in os.environ.items() if key not in ("DEBUG_IMAP", "NO_COLOR")}
@@ -160,6 +166,9 @@ class Setup:
 
     def run(self, *args: str, names: Sequence[str] | None = None) -> Run:
         """One run, whatever its exit code."""
+        if self.forks and not self.tracer:
+            self.write_config()
+            return self.forks.run(self.command(*args, names=names)[3:], self.environment(), self.base)
         return self.finish(self.start(*args, names=names))
 
     def sync(self, *args: str, expect: int = 0, names: Sequence[str] | None = None) -> Run:

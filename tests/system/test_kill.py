@@ -1,133 +1,150 @@
 # SPDX-License-Identifier: MIT
-"""SIGKILL at the effects of a run: commits, renames, deliveries, commands sent. Nothing may be lost or doubled.
+"""Each step of a run killed, or refused by the disk, from outside: then one run ends the work, and another changes
+nothing. Nothing may be lost, nothing may be there twice.
 
-Every run here has all kinds of work to do. A sample of its effects is tried; `PUSHPULL_KILLS=all` tries every one.
+A step is a system call that changes the Maildir, the state or the log, sends something to the server, or waits for its
+answer. A sample of each scene's steps is tried; `PUSHPULL_KILLS=all` (`contrib/test --all`) tries every one.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pytest
 
-from tests.support.run import ROOT, Setup
+from tests.support import strace
+from tests.support.forks import Forks
+from tests.support.scenes import SCENES, Scene, Stage
+from tests.support.strace import Call, Injected
 from tests.system.conftest import MakeSetup
 
-KILLER = str(ROOT / "tests" / "support" / "killer.py")
-EFFECTS = 200  # more than there are; kills beyond the last effect let the run end
-WANTED = os.environ.get("PUSHPULL_KILLS", "12")
-SAMPLE = range(1, EFFECTS + 1) if WANTED == "all" else random.Random(20261122).sample(range(1, 161), int(WANTED))
+ALL = os.environ.get("PUSHPULL_KILLS") == "all"
+KILLS = 6  # of each scene
+FAULTS = 4
+ANY_NUMBER = 3600
+KILL = "SIGKILL"
+NEEDS_NO_ROOM = ("unlink", "unlinkat", "utimensat")
+FILLS_THE_DISK = ("mkdir", "mkdirat", "rename", "renameat", "renameat2", "link", "linkat", "pwrite64", "ftruncate")
 
 
-def with_work(setup: Setup) -> None:
-    """Both sides were synchronised once, and every kind of change waits."""
-    setup.put_remotes(["A", "B", "C", "D", "E", "F", "U", "V"], "S")
-    setup.sync()
-    setup.remove_local("U")
-    setup.expunge_remote("V")
-    setup.sync()
-    # Flags both ways, a removal, an expunge, two undeletions, new messages both ways.
-    setup.flag_remote("A", "+R")
-    setup.flag_local("A", "+P")
-    setup.flag_remote("B", "-S")
-    setup.flag_local("B", "+R")
-    setup.remove_local("C")
-    setup.flag_local("D", "-S")
-    setup.expunge_remote("E")
-    for flag in (setup.flag_remote, setup.flag_local):
-        flag("F", "+F")
-    setup.flag_remote("U", "-T")
-    setup.flag_local("V", "-T")
-    for name, letters in (("N1", "S"), ("N2", ""), ("N3", "F")):
-        setup.put_remote(name, letters)
-    for name, letters in (("O1", "S"), ("O2", ""), ("O3", "F")):
-        setup.put_local(name, letters)
+@pytest.fixture(scope="module", autouse=True)
+def _tracing() -> None:
+    reason = strace.why_not()
+    assert not reason, reason
 
 
-DONE_REMOTE = "A:PRS B:R C:ST D F:FS U:S V:S N1:S N2 N3:F O1:S O2 O3:F"
-DONE_LOCAL = "A:PRS B:R D E:ST F:FS U:S V:S N1:S N2 N3:F O1:S O2 O3:F"
+@pytest.fixture(params=SCENES, ids=lambda scene: scene.name)
+def stage(request: pytest.FixtureRequest, make_setup: MakeSetup) -> Iterator[Stage]:
+    scene: Scene = request.param
+    setup = make_setup(strategy=scene.strategy, settings=scene.settings, env=dict(strace.ENVIRONMENT))
+    with Forks(setup) as setup.forks:
+        yield Stage(setup, scene)
 
 
-def kill_at(setup: Setup, effect: int, *args: str) -> str:
-    """A run that is killed at an effect; what it was doing, "" when it came to its end before."""
-    log = setup.base / "effects"
-    setup.program = (KILLER, str(effect), str(log))
-    run = setup.run(*args)
-    setup.program = ("-m", "pushpull")
-    if run.code == 0:
-        return ""
-    assert run.code == -signal.SIGKILL, run
-    return log.read_text().splitlines()[-1]
+@pytest.fixture
+def calls(stage: Stage) -> list[Call]:
+    """What the scene's run does. Two runs do the same, but for how often an answer is asked for."""
+    recorded = []
+    for _ in range(3):
+        run, found = strace.record(stage.reset(), *stage.scene.args)
+        assert run.code == 0, run
+        recorded.append(found)
+    # The first one may have had to compile modules.
+    second, third = ([call for call in found if call.name != "read"] for found in recorded[1:])
+    assert second == third
+    stage.assert_finished()
+    return recorded[2]
 
 
-def test_the_killer_sees_the_effects(setup: Setup) -> None:
-    """The sample must reach to the end, and there is each kind of effect."""
-    with_work(setup)
-    assert kill_at(setup, 0) == ""
-    effects = (setup.base / "effects").read_text().splitlines()
-    assert len(effects) <= EFFECTS
-    assert len(effects) >= 100, "the sample is drawn from the first 160"
-    for word in ("COMMIT", "rename", "APPEND", "STORE", "fsync"):
-        assert any(word in effect for effect in effects), word
-    setup.assert_state(remote=DONE_REMOTE, local=DONE_LOCAL)
-    setup.sync_again_changes_nothing()
+def draw(calls: Sequence[Call], count: int) -> list[Call]:
+    """All of them, or a sample that is the same each time. Pages that SQLite writes in a row make one commit, which it
+    takes whole or not at all: the first and the last of them are tried."""
+    rows: list[list[Call]] = []
+    for call in calls:
+        if call.name == "pwrite64" and rows and rows[-1][-1].text == call.text:
+            rows[-1].append(call)
+        else:
+            rows.append([call])
+    ends = [list(dict.fromkeys((row[0], row[-1]))) for row in rows]
+    if ALL:
+        return [call for row in ends for call in row]
+    chance = random.Random(20261122)
+    return [chance.choice(row) for row in chance.sample(ends, min(count, len(ends)))]
 
 
-@pytest.mark.parametrize("effect", sorted(SAMPLE))
-def test_killed_in_the_midst_of_all_kinds_of_work(make_setup: MakeSetup, effect: int) -> None:
-    strategy = ("qresync", "condstore", "plain")[effect % 3]
-    setup = make_setup(strategy=strategy)
-    with_work(setup)
-    where = kill_at(setup, effect)
-    try:
-        setup.sync()
-        setup.assert_state(remote=DONE_REMOTE, local=DONE_LOCAL)
-        setup.sync_again_changes_nothing()
-    except AssertionError as error:
-        raise AssertionError(f"killed {where or 'nowhere'}: {error}") from error
+@dataclass(frozen=True)
+class Point:
+    """A step, and what is done to it: `KILL`, or the error that it fails with."""
+
+    call: Call
+    what: str
+
+    def hit(self, stage: Stage) -> Injected:
+        """One run. A full disk stays full for that kind of call; a flush fails once, and never says so again."""
+        setup, args = stage.setup, stage.scene.args
+        if self.what == KILL:
+            return strace.kill_at(setup, self.call, *args)
+        injected = strace.fail_at(setup, self.call, self.what, *args, on=self.call.name in FILLS_THE_DISK)
+        assert injected.run.code in (0, 74), injected.run
+        assert "Traceback" not in injected.run.err, injected.run
+        return injected
+
+    def __str__(self) -> str:
+        return f"{self.what} at {self.call}"
 
 
-@pytest.mark.parametrize("effect", random.Random(7).sample(range(1, 80), 5))
-def test_killed_in_the_first_run(make_setup: MakeSetup, effect: int) -> None:
-    """Also in the midst of making the state file, the folder and the marker."""
-    setup = make_setup()
-    setup.put_remotes([f"M{number}" for number in range(30)], "S")
-    where = kill_at(setup, effect)
-    try:
-        setup.sync("--yes")
-        assert len(setup.assert_equal_sides()) == 30
-        setup.sync_again_changes_nothing()
-    except AssertionError as error:
-        raise AssertionError(f"killed {where or 'nowhere'}: {error}") from error
+def points(calls: Sequence[Call]) -> list[Point]:
+    """A kill at each call; an error at each that writes to the disk, unless it failed anyway."""
+    files = [call for call in calls if not (call.socket or call.failed or call.name in NEEDS_NO_ROOM)]
+    return [
+        *(Point(call, KILL) for call in draw(calls, KILLS)),
+        *(Point(call, "EIO" if call.name in strace.FLUSHES else "ENOSPC") for call in draw(files, FAULTS)),
+    ]
 
 
-@pytest.mark.parametrize("effect", random.Random(8).sample(range(1, 60), 3))
-def test_killed_while_matching_again(make_setup: MakeSetup, effect: int) -> None:
-    """A UIDVALIDITY change is half worked off."""
-    setup = make_setup()
-    setup.put_remotes([f"M{number}" for number in range(20)], "S")
-    setup.sync()
-    setup.flag_local("M1", "+F")
-    setup.remove_local("M2")
-    setup.put_local("new")
-    setup.server.doveadm("mailbox", "update", "-u", setup.user, "--uid-validity", "777", "INBOX")
-    where = kill_at(setup, effect)
-    try:
-        setup.sync()
-        found = ["M1:FS", "new", *(f"M{number}:S" for number in range(20) if number not in (1, 2))]
-        setup.assert_state(remote=" ".join([*found, "M2:ST"]), local=" ".join(found))
-        setup.sync_again_changes_nothing()
-    except AssertionError as error:
-        raise AssertionError(f"killed {where or 'nowhere'}: {error}") from error
+@pytest.mark.timeout(ANY_NUMBER)
+def test_each_step_killed_or_refused(stage: Stage, calls: list[Call]) -> None:
+    tried = points(calls)
+    faults, elsewhere, missed = [], 0, 0
+    for point in tried:
+        stage.reset()
+        where, run = "nowhere", None
+        try:
+            injected = point.hit(stage)
+            where, run = injected.where, injected.run
+            missed += not where
+            elsewhere += where not in ("", point.call.text)
+            stage.assert_finished(*stage.scene.args)
+        except AssertionError as error:
+            faults.append(f"--- {point}, really {where or 'nowhere'}\n{run}\n{error}")
+    print(f"{stage.scene.name}: {len(tried)} points, {elsewhere} at another call, {missed} not reached")
+    assert not faults, "\n".join(faults)
+    assert missed <= len(tried) // 4, f"{missed} of {len(tried)} points were not reached"
 
 
-def test_killed_again_and_again(setup: Setup) -> None:
+def test_the_call_that_it_dies_at_is_not_made(make_setup: MakeSetup) -> None:
+    setup = make_setup(env=dict(strace.ENVIRONMENT))
+    stage = Stage(setup, SCENES[0])
+    strace.record(setup)
+    _, calls = strace.record(stage.reset())
+    call = next(call for call in calls if call.name == "renameat2")
+    injected = strace.kill_at(stage.reset(), call)
+    assert injected.where == call.text
+    assert setup.files() == []
+    assert len(list((setup.maildir / "tmp").iterdir())) == 4
+
+
+def test_killed_again_and_again(make_setup: MakeSetup) -> None:
     """Each run gets a little further than the one before; what was done stays done."""
-    setup.put_remotes([f"M{number}" for number in range(60)], "S")
-    for effect in (20, 35, 50, 65, 80):
-        kill_at(setup, effect, "--yes")
-    setup.sync("--yes")
-    assert len(setup.assert_equal_sides()) == 60
-    setup.sync_again_changes_nothing()
+    setup = make_setup(env=dict(strace.ENVIRONMENT))
+    stage = Stage(setup, SCENES[0])
+    strace.record(setup)
+    _, calls = strace.record(stage.reset())
+    stage.reset()
+    for call in calls:
+        if call.name in ("renameat2", "fsync"):
+            strace.kill_at(setup, call)
+    stage.assert_finished()
