@@ -11,6 +11,7 @@ from typing import Literal
 
 from pushpull import __version__, refusal, sasl, tls, wire
 from pushpull.errors import (
+    CertificateFileUnusable,
     CertificateRefused,
     ConnectionLost,
     LoginRefused,
@@ -74,17 +75,13 @@ def open_session(account: Account) -> Session:
 def _verified(account: Account) -> Client:
     try:
         return _link(account, account.trace)
+    except CertificateFileUnusable:
+        raise
     except CertificateRefused as error:
-        if account.pins or error.remedy:
-            raise
-        raise CertificateRefused(str(error), remedy=_advice(account)) from error
-
-
-def _advice(account: Account) -> str:
-    # Whose certificate it is cannot be told from here, so the fingerprint is to be compared, not believed.
-    seen = _seen_fingerprint(account)
-    pin = f", or ssl.certificate_sha256 = {seen} if its administrator confirms this fingerprint" if seen else ""
-    return f"check imap.host; or set ssl.certificate_file to the certificate of the server's authority{pin}"
+        seen = "" if account.pins else _seen_fingerprint(account)
+        if seen:  # whose it is cannot be told from here, so it is to be compared, not believed
+            error.remedy += f"; or ssl.certificate_sha256 = {seen} if its administrator confirms this fingerprint"
+        raise
 
 
 def _seen_fingerprint(account: Account) -> str:

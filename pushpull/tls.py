@@ -12,6 +12,14 @@ from pushpull.errors import CertificateFileUnusable, CertificateRefused, Connect
 from pushpull.framing import lost
 
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"})
+# X509_V_ERR_...: CERT_NOT_YET_VALID, CERT_HAS_EXPIRED; HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH.
+_REMEDIES = {
+    9: "set the clock of this machine, or ask the server's administrator",
+    10: "ask the server's administrator to renew it, or set the clock of this machine",
+    62: "set imap.host to a name that the certificate was made for",
+    64: "set imap.host to a name that the certificate was made for",
+}
+_REMEDY = "check imap.host; or set ssl.certificate_file to the certificate of the server's authority"
 _TOO_OLD = frozenset({"UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION", "NO_PROTOCOLS_AVAILABLE"})
 
 
@@ -54,7 +62,9 @@ def wrap(sock: socket.socket, host: str, peer: str, with_context: ssl.SSLContext
         return with_context.wrap_socket(sock, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
         sock.close()
-        raise CertificateRefused(f"{peer}: certificate refused: {error.verify_message}") from error
+        raise CertificateRefused(
+            f"{peer}: certificate refused: {error.verify_message}", remedy=_REMEDIES.get(error.verify_code, _REMEDY)
+        ) from error
     except (OSError, ValueError) as error:
         sock.close()
         raise _not_secured(peer, error, seconds) from error
@@ -63,7 +73,9 @@ def wrap(sock: socket.socket, host: str, peer: str, with_context: ssl.SSLContext
 def _not_secured(peer: str, error: Exception, seconds: float | None) -> ConnectionLost | ServerUnsupported:
     reason = getattr(error, "reason", None)
     if reason in _TOO_OLD:
-        return ServerUnsupported(f"{peer}: the server has no TLS 1.2 or newer")
+        return ServerUnsupported(
+            f"{peer}: the server has no TLS 1.2 or newer", remedy="ask the server's administrator for an update"
+        )
     if reason in _NOT_TLS:
         return ConnectionLost(
             f"{peer}: the server does not speak TLS here", remedy="check imap.port and imap.tls (implicit or starttls)"

@@ -25,7 +25,7 @@ class Certificates:
         return self.directory / "ca.pem"
 
     def pem(self, name: str) -> Path:
-        """`name` is one of good, wronghost, expired, stranger."""
+        """`name` is one of `make_certificates`."""
         return self.directory / f"{name}.pem"
 
     def key(self, name: str) -> Path:
@@ -38,8 +38,9 @@ class Certificates:
 
 
 def make_certificates(directory: Path) -> Certificates:
-    """Make a CA and four server certificates in `directory`: good (localhost, 127.0.0.1), wronghost
-    (imap.example.org), expired (2020), stranger (right names, signed by a CA that nobody has)."""
+    """Make a CA and server certificates in `directory`: good (localhost, 127.0.0.1), wronghost (imap.example.org),
+    expired (2020), notyet (a year ahead), stranger (right names, signed by a CA that nobody has), selfsigned, nameonly
+    (localhost, no address), wildcard (*.example.org), client (not for servers), forged (signed with good's key)."""
     directory.mkdir(parents=True, exist_ok=True)
     now = datetime.now(UTC)
     day = timedelta(days=1)
@@ -52,9 +53,18 @@ def make_certificates(directory: Path) -> Certificates:
         ("good", "localhost", good, ca_key, ca),
         ("wronghost", "imap.example.org", good, ca_key, ca),
         ("expired", "localhost", past, ca_key, ca),
+        ("notyet", "localhost", (now + 365 * day, now + 400 * day), ca_key, ca),
         ("stranger", "localhost", good, other_key, other),
+        ("nameonly", "localhost", good, ca_key, ca),
+        ("wildcard", "*.example.org", good, ca_key, ca),
+        ("client", "localhost", good, ca_key, ca),
     ):
-        _server(directory / name, host, valid, issuer_key, issuer)
+        made = _server(directory / name, host, valid, issuer_key, issuer)
+        if name == "good":
+            _server(directory / "forged", "imap.example.org", good, *made)
+            chain = (directory / "forged.pem").read_bytes() + (directory / "good.pem").read_bytes()
+            _write(directory / "forged.pem", chain)
+    _server(directory / "selfsigned", "localhost", good, None, None)
     return Certificates(directory)
 
 
@@ -80,17 +90,20 @@ def _server(
     stem: Path,
     host: str,
     valid: tuple[datetime, datetime],
-    issuer_key: ec.EllipticCurvePrivateKey,
-    issuer: x509.Certificate,
-) -> None:
+    issuer_key: ec.EllipticCurvePrivateKey | None,
+    issuer: x509.Certificate | None,
+) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    """Signed by itself without an issuer."""
     key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     names: list[x509.GeneralName] = [x509.DNSName(host)]
-    if host == "localhost":
+    purpose = ExtendedKeyUsageOID.CLIENT_AUTH if stem.name == "client" else ExtendedKeyUsageOID.SERVER_AUTH
+    if host == "localhost" and stem.name != "nameonly":
         names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)]))
-        .issuer_name(issuer.subject)
+        .subject_name(subject)
+        .issuer_name(issuer.subject if issuer else subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(valid[0])
@@ -98,15 +111,18 @@ def _server(
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(authority=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
-        .sign(issuer_key, hashes.SHA256())
+        .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key((issuer_key or key).public_key()), critical=False
+        )
+        .sign(issuer_key or key, hashes.SHA256())
     )
     _write(stem.with_suffix(".pem"), certificate.public_bytes(serialization.Encoding.PEM))
     _write(
         stem.with_suffix(".key"),
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
     )
+    return key, certificate
 
 
 def _usage(*, authority: bool) -> x509.KeyUsage:
