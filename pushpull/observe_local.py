@@ -144,11 +144,18 @@ class LocalObserver:
             self._report.line(logging.WARNING, f"left alone for now: {error}")
             return None
 
+    def _stamp(self, file: LocalFile) -> FileStamp | None:
+        """None also for what is no file any more (a link or a directory took its name): the scan shows it as absent."""
+        try:
+            return self._local.stamp(file)
+        except MessageError:
+            return None
+
     def _edited_drafts(self) -> dict[int, tuple[LocalFile, Fingerprint, FileStamp]]:
         """Drafts edited in place: the same name holds another message now."""
         edited = {}
         for row_id, file, known, digest in self._rows.drafts():
-            if self._local.stamp(file) in (known, None):
+            if self._stamp(file) in (known, None):
                 continue
             read = self._read(file)
             if read is None:
@@ -163,7 +170,7 @@ class LocalObserver:
         """Files that a power cut left shorter than they were delivered (`fsync = no`): kept out of the way in tmp/."""
         short: set[int] = set()
         for row_id, file, size in self._rows.unsynced(self._boot):
-            stamp = self._local.stamp(file)
+            stamp = self._stamp(file)
             if stamp is not None and stamp.size < size:
                 if self._repair:
                     self._local.retire(file)
