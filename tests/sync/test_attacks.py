@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""Attacks in which one line of defence stands in front of another: here each has to hold by itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from pushpull.flags import DELETED, FLAGGED, SEEN
+from tests.sync.actors import STRATEGIES, Story
+from tests.twins import MemoryServer
+
+
+def told(story: Story) -> str:
+    return "\n".join(story.world.runs[-1].told)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_mailbox_that_went_back_in_time_and_got_no_mail_since(story, strategy):
+    """The newest UIDs are not there yet, so no canary sings and every count agrees: only UIDNEXT tells. What the older
+    copy lacks is neither marked nor uploaded, whatever happens to its files before the user decides."""
+    story.serve(strategy)
+    for body in range(4):
+        story.client_adds(body)
+    story.sync()
+    server = story.world.server
+    for uid in (3, 4):
+        del server.messages[uid]
+    server.uidnext = 3
+    assert story.world.run().error is None
+    assert "UIDNEXT fell from 5 to 3" in told(story)
+    assert "held: 2 messages" in told(story)
+    assert len(story.world.folder.files) == 4
+    assert not [path for path in story.world.folder.files if b"T" in path.partition(b":2,")[2]]
+    assert [message.flags & DELETED for message in server.messages.values()] == [0, 0]
+    assert list(server.messages) == [1, 2]
+
+
+def keeps_only(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server says OK to each STORE and APPEND, and keeps not all of the flags."""
+    add, change = MemoryServer.add, MemoryServer.change
+    monkeypatch.setattr(MemoryServer, "add", lambda self, body, flags=0, *more: add(self, body, flags & kept, *more))
+    monkeypatch.setattr(
+        MemoryServer, "change", lambda self, uid, add=0, remove=0: change(self, uid, add & kept, remove & kept)
+    )
+
+
+@pytest.mark.parametrize("uidplus", [True, False])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_flags_that_are_acknowledged_and_not_kept(story, monkeypatch, strategy, uidplus):
+    """They stay here, they are not asked for again and again, and what else is set on either side still passes."""
+    story.serve(strategy, uidplus=uidplus)
+    story.client_adds(0)
+    story.sync()
+    keeps_only(SEEN, monkeypatch)
+    story.user_flags(0, FLAGGED)
+    story.user_flags(0, SEEN)
+    story.user_adds(1, FLAGGED | SEEN)
+    for _ in range(3):
+        ran = story.world.run()
+        assert ran.error is None
+    assert ran.changes == []
+    assert sorted(path.partition(b":2,")[2] for path in story.world.folder.files) == [b"FS", b"FS"]
+    assert [message.flags for message in story.world.server.messages.values()] == [SEEN, SEEN]
