@@ -83,9 +83,17 @@ class RemoteObserver:
             self._rows.note_identities(list(self._remote.identities(ranges)))  # no transaction spans the network
 
     def look_at(self, uids: Iterable[Uid]) -> None:
-        """Take in the flags of a few UIDs, just uploaded."""
-        for lo, hi in UidSet.of(uids).ranges:
-            self._note(self._remote.views(Uid(lo), Uid(hi)))
+        """Take in the flags of a few UIDs, just uploaded. Some servers (Courier) do not show what was appended before
+        they were asked for news: without it the first to show the flags would be a later run, and flags taken off here
+        meanwhile would come back.
+        """
+        wanted = UidSet.of(uids)
+        if self._note_all(wanted) < len(wanted):
+            self._remote.catch_up()
+            self._note_all(wanted)
+
+    def _note_all(self, uids: UidSet) -> int:
+        return sum(self._note(self._remote.views(Uid(lo), Uid(hi))) for lo, hi in uids.ranges)
 
     # --- one look ------------------------------------------------------------------------------------------------
 

@@ -126,6 +126,9 @@ class Remote(Protocol):
     def moved(self) -> bool:
         """EXISTS rose, or an EXPUNGE or VANISHED was seen, since this was last asked."""
 
+    def catch_up(self) -> None:
+        """NOOP: the server may say what it kept to itself, such as our own APPENDs."""
+
     def identities(self, uids: UidSet) -> Iterator[Identity]: ...
     def headers(self, uids: UidSet) -> Iterator[tuple[Uid, bytes]]:
         """The whole header of each UID, as sent."""

@@ -216,6 +216,10 @@ class Session:
         moved, self._moved = self._moved, False
         return moved
 
+    def catch_up(self) -> None:
+        self.client.settle()
+        self.client.run(b"NOOP")
+
     def _observe(self, response: Response) -> None:
         if response.kind == "EXISTS":
             if self._exists is not None and (response.number or 0) > self._exists:

@@ -257,6 +257,9 @@ class MemoryRemote:
         moved, self._moved = self._moved, False
         return moved
 
+    def catch_up(self) -> None:
+        self._command("catch_up")
+
     def identities(self, uids: UidSet) -> Iterator[Identity]:
         self._command("identities")
         for uid in uids:
