@@ -7,32 +7,30 @@ listened on. As root the mail belongs to the user `mail`; as anyone else everyth
 
 from __future__ import annotations
 
-import atexit
 import os
 import pwd
-import random
 import re
 import shutil
 import signal
-import socket
-import ssl
 import subprocess
-import tempfile
-import threading
-from collections.abc import Iterator, Mapping
-from datetime import datetime
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
+from typing import ClassVar, Self
 
-from tests.support.certificates import Certificates, make_certificates
-from tests.support.client import Client, Remote
-from tests.support.rules import OWN_TAG
+from tests.support.client import Client
+from tests.support.server import (
+    Server,
+    alive,
+    certificates,
+    free_ports,
+    mail_ids,
+    open_directory,
+    wait_for_greetings,
+)
 from tests.support.waiting import wait_for
 
 _PROGRAM = "/usr/sbin/dovecot"
 _STARTS = 8
-_PORTS = range(20000, 32000)  # below the ephemeral range, so no outgoing connection takes one meanwhile
 _TESTER = "tester"
 
 _CONFIG = """
@@ -115,76 +113,54 @@ service stats {{
 """
 
 
-def certificates() -> Certificates:
-    """The certificates of this test session; made once, also when a server and a client ask at the same time."""
-    with _CERTIFICATES_LOCK:
-        return _certificates()
+STRICT = """
+mail_plugins = $mail_plugins quota acl
+plugin {{
+  quota = count:User quota
+  quota_rule = *:storage={kilobytes}K
+  quota_vsizes = yes
+  acl = vfile
+  acl_user = %u
+}}
+protocol imap {{
+  mail_plugins = $mail_plugins imap_quota imap_acl
+}}
+"""
+"""Settings for `set_quota` and `set_read_only`."""
 
 
-@cache
-def _certificates() -> Certificates:
-    directory = open_directory("pushpull-certs-")
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return make_certificates(directory)
-
-
-_CERTIFICATES_LOCK = threading.Lock()
-
-
-class Dovecot:
+class Dovecot(Server):
     """Context manager; inside it the server answers.
 
     `settings` is appended to the configuration; `certificate` is one of good, wronghost, expired, stranger.
-    `base` must be a directory that every user may enter (`open_directory()` makes one); None makes one.
     Every user name logs in with the password `alicepw`; `add_user` gives a name another password.
     """
 
-    host = "localhost"
-    user = "alice"
-    password = "alicepw"
+    name = "dovecot"
+    lacks: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, base: Path | None = None, settings: str = "", *, certificate: str = "good") -> None:
-        self._own_base = base is None
-        self.base = base or open_directory()
+        super().__init__(base)
         self._settings = settings
         self._certificate = certificate
-        self.ca_file = certificates().ca_file
-        self.port = 0
-        self.starttls_port = 0
-        self.users: dict[str, str] = {self.user: self.password}
         self._seen: dict[str, int] = {}
         # Socket paths are limited to 107 bytes, so they get a short directory.
         self._run = open_directory("ppd-")
 
-    def __enter__(self) -> Dovecot:
+    def __enter__(self) -> Self:
         uid, gid = mail_ids()
         for name in ("state", "home", "rawlog"):
             path = self.base / name
             path.mkdir(exist_ok=True)
             os.chown(path, uid, gid)
         (self.base / "users").touch()
-        self.add_user(self.user, self.password)
-        try:
-            self._start()
-        except BaseException:
-            self.stop()
-            self._remove()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.stop()
-        finally:
-            self._remove()
+        return super().__enter__()
 
     # --- the process ------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
+    def start(self) -> None:
         for _ in range(_STARTS):
-            self.starttls_port, self.port = _free_ports(2)
+            self.starttls_port, self.port = free_ports(2)
             self._write_config()
             if self._run_master():
                 break
@@ -192,7 +168,7 @@ class Dovecot:
                 raise RuntimeError(f"dovecot did not start: {self.log()}")
         else:
             raise RuntimeError(f"no free port in {_STARTS} attempts\n{self.log()}")
-        wait_for(self._greets, what="dovecot's greeting", detail=self.log)
+        self._wait()
 
     def _run_master(self) -> bool:
         # Into a file: the daemon inherits the descriptors, and a pipe would never end.
@@ -206,16 +182,14 @@ class Dovecot:
         if pid is None:
             return
         os.kill(pid, signal.SIGTERM)
-        wait_for(lambda: not _alive(pid), what=f"end of dovecot {pid}", detail=self.log)
+        wait_for(lambda: not alive(pid), what=f"end of dovecot {pid}", detail=self.log)
 
     def restart(self) -> None:
-        """Stop and start again on the same ports, with the mail that is there."""
         self.stop()
         assert self._run_master(), self.log()
-        wait_for(self._greets, what="dovecot's greeting", detail=self.log)
+        self._wait()
 
     def kick(self, user: str | None = None) -> None:
-        """End the sessions of a user with a BYE; AssertionError when there is none."""
         self.doveadm("kick", user or self.user)
 
     def log(self) -> str:
@@ -224,19 +198,8 @@ class Dovecot:
         except FileNotFoundError:
             return ""
 
-    def _greets(self) -> bool:
-        context = ssl.create_default_context()
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        try:
-            with (
-                socket.create_connection(("127.0.0.1", self.port), 5) as plain,
-                context.wrap_socket(plain) as tls,
-                socket.create_connection(("127.0.0.1", self.starttls_port), 5) as other,
-            ):
-                return tls.recv(1024).startswith(b"* OK") and other.recv(1024).startswith(b"* OK")
-        except OSError:
-            return False
+    def _wait(self) -> None:
+        wait_for_greetings(tls_port=self.port, plain_port=self.starttls_port, what="dovecot", detail=self.log)
 
     def _master_pid(self) -> int | None:
         try:
@@ -278,15 +241,13 @@ class Dovecot:
             )
         )
 
-    def _remove(self) -> None:
+    def remove(self) -> None:
         shutil.rmtree(self._run, ignore_errors=True)
-        if self._own_base:
-            shutil.rmtree(self.base, ignore_errors=True)
+        super().remove()
 
     # --- users and mail ---------------------------------------------------------------------------------------
 
     def add_user(self, user: str, password: str | None = None) -> str:
-        """Let `user` log in with `password`, and log what it sends. Returns its name."""
         self.users[user] = password or self.password
         rawlog = self.base / "rawlog" / user
         rawlog.mkdir(exist_ok=True)
@@ -313,48 +274,54 @@ class Dovecot:
         return done.stdout.decode(errors="replace")
 
     def client(self, user: str | None = None) -> Client:
-        """A session of the tester as `user`, which does not show in `rawlog`."""
         return Client(self.port, self.ca_file, f"{user or self.user}*{_TESTER}", self.password)
 
-    def save(
-        self,
-        message: bytes,
-        *,
-        mailbox: str = "INBOX",
-        flags: str = "",
-        date: datetime | None = None,
-        user: str | None = None,
-    ) -> int:
-        """APPEND one message (CRLF is made of LF); returns its UID."""
-        with self.client(user) as client:
-            return client.append(mailbox, message, flags, date)
+    # --- what no client can do --------------------------------------------------------------------------------
 
-    def snapshot(self, mailbox: str = "INBOX", *, user: str | None = None) -> Mapping[int, Remote]:
-        """Every message of the mailbox by UID."""
-        with self.client(user) as client:
-            return client.snapshot(mailbox)
+    def new_uidvalidity(self, user: str, mailbox: str = "INBOX") -> None:
+        self.doveadm("mailbox", "update", "-u", user, "--uid-validity", "777", mailbox)
+
+    def renumber(self, user: str) -> None:
+        self._forget(user, "dovecot-uidlist*", "dovecot.index*")
+
+    def lose_modseq(self, user: str) -> None:
+        self._forget(user, "dovecot.index*")
+
+    def _forget(self, user: str, *patterns: str) -> None:
+        for pattern in patterns:
+            for path in (self.home(user) / "Maildir").glob(pattern):
+                path.unlink()
+
+    def back_up(self, user: str, backup: Path) -> None:
+        shutil.copytree(self.home(user) / "Maildir", backup)
+
+    def restore(self, user: str, backup: Path) -> None:
+        maildir = self.home(user) / "Maildir"
+        shutil.rmtree(maildir)
+        shutil.copytree(backup, maildir)
+        for path in (maildir, *maildir.rglob("*")):
+            shutil.chown(path, *mail_ids())
+
+    def set_quota(self, user: str, kilobytes: int) -> None:
+        assert self._settings == STRICT.format(kilobytes=kilobytes), "the quota is the same for all of its users"
+
+    def set_read_only(self, user: str, on: bool) -> None:
+        path = self.home(user) / "Maildir" / "dovecot-acl"
+        if on:
+            path.write_text("owner lr\n")
+            os.chown(path, *mail_ids())
+        else:
+            path.unlink()
 
     # --- what was sent ----------------------------------------------------------------------------------------
 
-    def rawlog(self, user: str | None = None) -> list[bytes]:
-        """Every line that the user's programs sent since the last `forget_rawlog`, oldest session first.
-
-        Waits for the sessions to end first: Dovecot writes the log's last bytes when it closes it. Literals'
-        lines are among them; LOGIN is not (it is the login process's).
-        """
-        return [line.rstrip(b"\r") for sent in self._sent(user) for line in sent.split(b"\n") if line]
-
-    def commands(self, user: str | None = None) -> list[str]:
-        """As `rawlog`, one string a command, without its tag and with each literal as `(n bytes)`; without what a
-        proxy sends by itself."""
-        return [command for sent in self._sent(user) for command in _commands(sent)]
-
-    def _sent(self, user: str | None) -> list[bytes]:
+    def sent(self, user: str | None = None) -> list[bytes]:
+        # Waits for the sessions to end: Dovecot writes the log's last bytes when it closes it. LOGIN is not among
+        # them, it is the login process's.
         sent = [path.read_bytes()[self._seen.get(str(path), 0) :] for path in self._rawlog_files(user)]
         return [_TIME.sub(b"", data) for data in sent]
 
     def forget_rawlog(self, user: str | None = None) -> None:
-        """`rawlog` shows only what is sent from now on."""
         for path in self._rawlog_files(user):
             self._seen[str(path)] = path.stat().st_size
 
@@ -363,70 +330,12 @@ class Dovecot:
         files = sorted(directory.glob("*.in"), key=lambda path: path.stat().st_mtime_ns)
         pids = {path.name.split(".")[1] for path in files}
         wait_for(
-            lambda: not any(_alive(int(pid)) for pid in pids),
+            lambda: not any(alive(int(pid)) for pid in pids),
             what=f"the end of the sessions of {user or self.user}",
         )
         return files
 
 
 _TIME = re.compile(rb"^\d+\.\d{6} ", re.MULTILINE)  # Dovecot puts one before each line, also a literal's
-_LITERAL = re.compile(rb"\{(\d+)\+?\}\r\n")
-
-
-def _commands(sent: bytes) -> Iterator[str]:
-    line, at = b"", 0
-    while at < len(sent):
-        end = sent.find(b"\n", at) + 1 or len(sent)
-        line += sent[at:end]
-        at = end
-        literal = _LITERAL.search(line, max(0, len(line) - 24))
-        if literal and literal.end() == len(line):
-            line = line[: literal.start()] + b"(" + literal[1] + b" bytes)"
-            at += int(literal[1])
-            continue
-        tag, _, rest = line.strip().partition(b" ")
-        if not tag.startswith(OWN_TAG):
-            yield (rest or tag).decode("utf-8", "backslashreplace")
-        line = b""
-
-
-def _alive(pid: int) -> bool:
-    """Running, and not just waiting for its parent to notice its end."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
-def open_directory(prefix: str = "pushpull-") -> Path:
-    """A fresh temporary directory that Dovecot's users may enter (pytest's own are 0700)."""
-    path = Path(tempfile.mkdtemp(prefix=prefix))
-    path.chmod(0o755)
-    return path
-
-
-def mail_ids() -> tuple[int, int]:
-    """uid and gid of the server's mail files."""
-    if os.getuid() == 0:
-        entry = pwd.getpwnam("mail")
-        return entry.pw_uid, entry.pw_gid
-    return os.getuid(), os.getgid()
-
-
-def _free_ports(count: int) -> list[int]:
-    ports: list[int] = []
-    while len(ports) < count:
-        port = random.choice(_PORTS)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in ports:
-            ports.append(port)
-    return ports
-
 
 __all__ = ["Dovecot", "certificates", "mail_ids", "open_directory"]

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support.client import Client, Remote
-from tests.support.dovecot import Dovecot
 from tests.support.messages import imap_flags, letters_of, lf, mail
+from tests.support.server import Server
 
 if TYPE_CHECKING:
     from tests.support.forks import Forks
@@ -65,7 +65,7 @@ class Setup:
     """`pairings` maps a pairing's name to its local folder and its mailbox; the first is what helpers mean unless
     told. `settings` are sections of the configuration that override the defaults."""
 
-    server: Dovecot
+    server: Server
     user: str
     base: Path
     strategy: str = field(default_factory=lambda: os.environ.get("PUSHPULL_STRATEGY", "qresync"))
@@ -113,7 +113,7 @@ class Setup:
             },
         }
         for name, (local, remote) in self.pairings.items():
-            sections[f"pairing {name}"] = {"local": local, "remote": remote}
+            sections[f"pairing {name}"] = {"local": local, "remote": self.server.remote_name(remote)}
         for section, keys in self.settings.items():
             sections.setdefault(section, {}).update(keys)
         return sections

@@ -415,7 +415,7 @@ def test_keywords_survive_flags_and_a_second_life(each: Setup) -> None:
 def test_keywords_survive_a_uidvalidity_change(setup: Setup) -> None:
     setup.put_remote("A", keywords="$Label1")
     setup.sync()
-    setup.server.doveadm("mailbox", "update", "-u", setup.user, "--uid-validity", "777", "INBOX")
+    setup.server.new_uidvalidity(setup.user)
     setup.flag_local("A", "+S")
     setup.sync()
     assert keywords(setup, "A") == {"$Label1", "\\Seen"}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.dovecot import Dovecot
 from tests.support.run import STRATEGIES, Setup
+from tests.support.server import Server
 from tests.support.table import Outcome, Played, Row, check, play, row
 
 ROWS = [
@@ -108,7 +108,7 @@ WORLDS = [(strategy, side) for strategy in STRATEGIES for side in ("remote", "lo
 
 
 @pytest.fixture(scope="module", params=WORLDS, ids=lambda world: f"{world[0]}-from-{world[1]}")
-def world(request: pytest.FixtureRequest, dovecot: Dovecot) -> Played:
+def world(request: pytest.FixtureRequest, server: Server) -> Played:
     """Both tables played in one way; the wire must show no destruction."""
     strategy, side = request.param
     outcomes: dict[str, Outcome] = {}
@@ -117,7 +117,7 @@ def world(request: pytest.FixtureRequest, dovecot: Dovecot) -> Played:
         for title, rows in (("flags", ROWS), ("vanished", VANISHED)):
             base = Path(directory, title)
             base.mkdir()
-            setup = Setup(dovecot, dovecot.add_user(f"{title}-{strategy}-{side}"), base, strategy)
+            setup = Setup(server, server.add_user(f"{title}-{strategy}-{side}"), base, strategy)
             played = play(rows, setup, start_local=side == "local")
             setup.assert_nothing_destroyed()
             outcomes |= played.outcomes

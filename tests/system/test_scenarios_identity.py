@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sqlite3
-from pathlib import Path
 
 import pytest
 
@@ -15,26 +13,10 @@ from tests.support.run import Setup
 from tests.system.conftest import MakeSetup
 
 
-def server_maildir(setup: Setup) -> Path:
-    return setup.server.home(setup.user) / "Maildir"
-
-
-def new_uidvalidity(setup: Setup, mailbox: str = "INBOX") -> None:
-    """Another UIDVALIDITY, the same UIDs."""
-    setup.server.doveadm("mailbox", "update", "-u", setup.user, "--uid-validity", "777", mailbox)
-
-
-def renumber(setup: Setup) -> None:
-    """Another UIDVALIDITY, and UIDs from 1 up: what a server does that lost its index."""
-    for path in server_maildir(setup).glob("dovecot*"):
-        if path.name.startswith(("dovecot-uidlist", "dovecot.index")):
-            path.unlink()
-
-
 def moved_to_new_numbers(setup: Setup, names: list[str]) -> None:
     """Messages first in line are expunged and the rest renumbered, so that every UID means another message."""
     before = setup.uids(*names)
-    renumber(setup)
+    setup.server.renumber(setup.user)
     assert setup.uids(*names) != before
 
 
@@ -44,7 +26,7 @@ def moved_to_new_numbers(setup: Setup, names: list[str]) -> None:
 def test_uidvalidity_changes_and_uids_stay(each: Setup) -> None:
     each.put_remotes([f"M{number}" for number in range(20)], "S")
     each.sync()
-    new_uidvalidity(each)
+    each.server.new_uidvalidity(each.user)
     each.forget_sent()
     each.sync()
     assert each.downloads() == []
@@ -96,7 +78,7 @@ def test_uidvalidity_changes_while_changes_wait(each: Setup) -> None:
     each.flag_remote("D", "+R")
     each.put_local("N")
     each.put_remote("O")
-    new_uidvalidity(each)
+    each.server.new_uidvalidity(each.user)
     each.sync()
     each.assert_state(remote="A B:FS C:ST D:RS N O", local="A B:FS D:RS N O")
     each.sync_again_changes_nothing()
@@ -108,7 +90,7 @@ def test_uidvalidity_changes_and_known_but_gone_mail_stays_gone(setup: Setup) ->
     setup.remove_local("A")
     setup.sync()
     setup.assert_state(remote="A:T B", local="B")
-    new_uidvalidity(setup)
+    setup.server.new_uidvalidity(setup.user)
     setup.sync()
     setup.assert_state(remote="A:T B", local="B")
     setup.sync_again_changes_nothing()
@@ -119,7 +101,7 @@ def test_guard_survives_a_uidvalidity_change(setup: Setup) -> None:
     setup.put_remotes(names)
     setup.sync()
     setup.remove_local(*names[:51])
-    new_uidvalidity(setup)
+    setup.server.new_uidvalidity(setup.user)
     setup.sync(expect=65)
     assert not [word for word in setup.remote_state() if word.endswith(":T")]
 
@@ -168,16 +150,12 @@ def test_uids_reused_under_one_uidvalidity(each: Setup) -> None:
     each.put_remotes(["A", "B", "C"])
     each.sync()
     backup = each.base / "server-backup"
-    shutil.copytree(server_maildir(each), backup)
+    each.server.back_up(each.user, backup)
     each.put_remotes(["D", "E", "F"])
     each.sync()
     each.assert_both("A B C D E F")
     before = each.uids("D", "E", "F")
-    shutil.rmtree(server_maildir(each))
-    shutil.copytree(backup, server_maildir(each))
-    shutil.chown(server_maildir(each), *owner(each))
-    for path in server_maildir(each).glob("**/*"):
-        shutil.chown(path, *owner(each))
+    each.server.restore(each.user, backup)
     each.put_remotes(["X", "Y", "Z"])
     assert each.uids("X", "Y", "Z") == before
     each.remove_local("E")
@@ -190,11 +168,7 @@ def test_uids_reused_under_one_uidvalidity(each: Setup) -> None:
     each.sync_again_changes_nothing()
 
 
-def owner(setup: Setup) -> tuple[int, int]:
-    stat = setup.server.home(setup.user).stat()
-    return stat.st_uid, stat.st_gid
-
-
+@pytest.mark.needs("lose_modseq")
 def test_modseq_falls_and_climbs_back(each: Setup) -> None:
     """The index is lost, and with it HIGHESTMODSEQ; meanwhile an expunge, a new message and a flag, which no delta
     will name."""
@@ -205,8 +179,7 @@ def test_modseq_falls_and_climbs_back(each: Setup) -> None:
         each.flag_remote("A", "-F")
     each.sync()
     each.expunge_remote("B")
-    for path in server_maildir(each).glob("dovecot.index*"):
-        path.unlink()
+    each.server.lose_modseq(each.user)
     each.put_remote("D")
     each.flag_remote("C", "+R")
     each.sync()

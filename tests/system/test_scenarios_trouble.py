@@ -11,12 +11,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.dovecot import Dovecot, mail_ids
+from tests.support.dovecot import STRICT, Dovecot
 from tests.support.messages import mail
 from tests.support.proxy import Proxy
 from tests.support.run import Setup
+from tests.support.server import Server
 from tests.support.work import Stall, assert_done, wait_for_sync, with_work
 from tests.system.conftest import MakeSetup
+
+QUOTA = 20  # kilobytes
 
 # --- servers that refuse ------------------------------------------------------------------------------------------
 
@@ -46,9 +49,11 @@ def test_one_message_is_not_available(each_behind: Setup, proxy: Proxy) -> None:
     each_behind.sync_again_changes_nothing()
 
 
+@pytest.mark.needs("dovecot")
 def test_a_message_that_the_server_cannot_read(setup: Setup) -> None:
     """Its file is there, but the server may not open it: it drops the link, or refuses. The others come down."""
     setup.put_remotes(["A", "B", "C"], "S")
+    assert isinstance(setup.server, Dovecot)
     maildir = setup.server.home(setup.user) / "Maildir"
     bad = next(
         path for path in [*maildir.glob("cur/*"), *maildir.glob("new/*")] if b"Subject: B\r" in path.read_bytes()
@@ -104,6 +109,7 @@ def test_bye_in_the_middle(behind: Setup, proxy: Proxy) -> None:
     assert_done(behind)
 
 
+@pytest.mark.needs("kick")
 def test_kicked_by_the_administrator(behind: Setup, proxy: Proxy) -> None:
     with_work(behind)
     rule = proxy.on_command(r"^UID STORE|^APPEND", count=1, before=lambda: behind.server.kick(behind.user))
@@ -295,29 +301,21 @@ def test_one_file_cannot_be_read(setup: Setup) -> None:
 
 
 @pytest.fixture(scope="module")
-def strict_server() -> Iterator[Dovecot]:
-    """A server with quotas and access rights."""
-    settings = """
-mail_plugins = $mail_plugins quota acl
-plugin {
-  quota = count:User quota
-  quota_rule = *:storage=20K
-  quota_vsizes = yes
-  acl = vfile
-  acl_user = %u
-}
-protocol imap {
-  mail_plugins = $mail_plugins imap_quota imap_acl
-}
-"""
-    with Dovecot(settings=settings) as server:
+def strict_server(server: Server) -> Iterator[Server]:
+    """A server with quotas and access rights: Dovecot has them with other settings only."""
+    if isinstance(server, Dovecot):
+        with Dovecot(settings=STRICT.format(kilobytes=QUOTA)) as strict:
+            yield strict
+    else:
         yield server
 
 
-def test_quota_exceeded(make_setup: MakeSetup, strict_server: Dovecot, strategy: str) -> None:
+@pytest.mark.needs("set_quota")
+def test_quota_exceeded(make_setup: MakeSetup, strict_server: Server, strategy: str) -> None:
     """The big one is set aside and told; smaller ones go up; when there is room it is still not forgotten."""
     setup = make_setup(server=strict_server, strategy=strategy)
     setup.put_remote("A")
+    strict_server.set_quota(setup.user, QUOTA)
     setup.sync()
     big = setup.know("big", mail("big", body="0123456789abcde\n" * 2000))
     setup.put_local(big, "S", name="big.1.host")
@@ -336,13 +334,8 @@ def test_quota_exceeded(make_setup: MakeSetup, strict_server: Dovecot, strategy:
     setup.assert_state(remote="A:F small:S", local="A:F big:S small:S")
 
 
-def read_only(setup: Setup) -> None:
-    path = setup.server.home(setup.user) / "Maildir" / "dovecot-acl"
-    path.write_text("owner lr\n")
-    os.chown(path, *mail_ids())
-
-
-def test_read_only_mailbox(make_setup: MakeSetup, strict_server: Dovecot, strategy: str) -> None:
+@pytest.mark.needs("set_read_only")
+def test_read_only_mailbox(make_setup: MakeSetup, strict_server: Server, strategy: str) -> None:
     """Mail and flags come down; nothing is sent up, nothing is lost, and it is told."""
     setup = make_setup(server=strict_server, strategy=strategy)
     setup.put_remotes(["A", "B", "C"], "S")
@@ -352,10 +345,10 @@ def test_read_only_mailbox(make_setup: MakeSetup, strict_server: Dovecot, strate
     setup.flag_local("B", "+R")
     setup.remove_local("C")
     setup.put_local("O")
-    read_only(setup)
+    strict_server.set_read_only(setup.user, True)
     setup.run()
     assert {"A:FS", "N", "O"} <= set(setup.local_state())
     assert setup.count_sent("APPEND") == setup.count_sent("UID STORE") == 0
-    (setup.server.home(setup.user) / "Maildir" / "dovecot-acl").unlink()
+    strict_server.set_read_only(setup.user, False)
     wait_for_sync(setup, "A:FS B:RS N O", remote="A:FS B:RS C:ST N O")
     setup.sync_again_changes_nothing()
