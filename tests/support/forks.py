@@ -19,10 +19,11 @@ from tests.support.run import Run, Setup
 
 
 class Forks:
-    """Context manager; `Setup.forks` takes it, and then untraced runs are forks."""
+    """Context manager; `Setup.forks` takes it, and then untraced runs are forks. `code` is run once before them, as
+    with `patched`."""
 
-    def __init__(self, setup: Setup) -> None:
-        command = [sys.executable, "-m", "tests.support.forks"]
+    def __init__(self, setup: Setup, code: str = "") -> None:
+        command = [sys.executable, "-m", "tests.support.forks", code]
         self._process = subprocess.Popen(
             command, env=setup.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -50,6 +51,7 @@ def _serve() -> None:
     import pushpull.cli
     import pushpull.service
 
+    exec(sys.argv[1], {})
     for line in sys.stdin:
         arguments, environment, base = json.loads(line)
         pid = os.fork()

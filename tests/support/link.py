@@ -177,14 +177,14 @@ class Link:
         await self._put(direction, data)
 
     async def _put(self, direction: Direction, data: bytes) -> None:
-        self._proxy.traffic.passed(direction, len(data))
+        self._proxy.traffic.octets_passed(direction, len(data))
         await self._outlet(direction).send(data)
 
     async def _line(self, direction: Direction, line: bytes) -> None:
         """Pass a line on; it is counted for the cuts."""
         if direction in self._mute:
             return
-        self._proxy.traffic.line(direction)
+        self._proxy.traffic.line_passed(direction)
         cut = next((cut for cut in self._proxy.cuts if cut.at(direction, line)), None)
         if cut and not cut.after:
             await self._end(direction, cut.how)

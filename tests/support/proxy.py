@@ -87,10 +87,18 @@ class Proxy:
         return self._add(self.answers, pattern, options)
 
     def cut_at(
-        self, direction: Direction, *, line: int = 0, octets: int = -1, how: How = "close", after: bool = False
+        self,
+        direction: Direction,
+        *,
+        line: int = 0,
+        octets: int = -1,
+        how: How = "close",
+        after: bool = False,
+        gone: bool = False,
     ) -> Cut:
-        """End the link at the `line`-th line of a direction from now on, or after so many `octets` of it."""
-        cut = Cut(direction, how, line, octets, after)
+        """End the link at the `line`-th line of a direction from now on, or after so many `octets` of it; `gone`: and
+        take no other."""
+        cut = Cut(direction, how, line, octets, after, gone)
         self.cuts.append(cut)
         return cut
 
@@ -149,15 +157,14 @@ class Proxy:
 
     async def _serve(self, source: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         self.connections += 1
+        if self.refuse or any(cut.done and cut.gone for cut in self.cuts):
+            client.close()
+            return
         try:
-            if self.refuse:
-                return
             answers, server = await asyncio.open_connection("127.0.0.1", self.upstream, limit=_LINE)
         except OSError:
+            client.close()
             return
-        finally:
-            if self.refuse:
-                client.close()
         link = Link(self, source, client, answers, server)
         self._links.add(link)
         try:

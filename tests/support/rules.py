@@ -74,7 +74,7 @@ class Cut:
     """The end of a link at a place that is counted from now on, over all links; it happens once.
 
     At the `line`-th line of that direction (the one behind a literal is one too), before or `after` it was let
-    through; or after so many `octets`.
+    through; or after so many `octets`. `gone`: no connection is taken from then on.
     """
 
     direction: Direction
@@ -82,6 +82,7 @@ class Cut:
     line: int = 0
     octets: int = -1
     after: bool = False
+    gone: bool = False
     done: bool = field(default=False, init=False)
     seen: int = field(default=0, init=False)
     where: str = field(default="", init=False)  # the line at which it happened
@@ -119,13 +120,13 @@ class Traffic:
     octets_down: int = 0
     turns: int = 0
 
-    def line(self, direction: Direction) -> None:
+    def line_passed(self, direction: Direction) -> None:
         if direction == "up":
             self.lines_up += 1
         else:
             self.lines_down += 1
 
-    def passed(self, direction: Direction, count: int) -> None:
+    def octets_passed(self, direction: Direction, count: int) -> None:
         if direction == "up":
             self.octets_up += count
         else:
@@ -133,6 +134,9 @@ class Traffic:
 
     def lines(self, direction: Direction) -> int:
         return self.lines_up if direction == "up" else self.lines_down
+
+    def octets(self, direction: Direction) -> int:
+        return self.octets_up if direction == "up" else self.octets_down
 
 
 _CAPABILITIES = re.compile(rb"(^\* |\[)(CAPABILITY )([^\]\r\n]*)", re.IGNORECASE)
