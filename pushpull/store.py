@@ -20,6 +20,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import astuple, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from pushpull.private import is_open_to_all, keep_from_others, make_directories
 from pushpull.schema import APPLICATION_ID, CREATE, VERSION
 
 BUSY_SECONDS = 20.0
+_ID_BYTES = 8
+_ID = "[0-9a-f]" * 2 * _ID_BYTES
 
 
 class Store:
@@ -47,7 +50,7 @@ class Store:
 
         Raises StateUnusable when the file is corrupt, no state of pushpull's, or newer than this program.
         """
-        with translate(path), _translate_file(path):
+        with translate(path), _translate_file(path), _readable(path):
             _make_file(path)
             connection = _connect(path)
             try:
@@ -64,7 +67,7 @@ class Store:
         """A copy in memory, for a dry run: nothing is written to the file, nor is it created."""
         memory = _configure(sqlite3.connect(":memory:", isolation_level=None))
         try:
-            with translate(path), _translate_file(path):
+            with translate(path), _translate_file(path), _readable(path):
                 if os.path.exists(path) and os.path.getsize(path):
                     _copy(path, memory)
                 _prepare(memory, path)
@@ -195,6 +198,15 @@ def _translate_file(path: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """While it is opened. SQLite tells of a damaged schema by quoting it, whatever its bytes."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise _corrupt(path, "its schema is damaged") from error
+
+
 def _translated(error: sqlite3.Error, path: str) -> Exception:
     name = getattr(error, "sqlite_errorname", "") or ""
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
@@ -236,9 +248,15 @@ def _connect(path: str) -> sqlite3.Connection:
 
 
 def _configure(connection: sqlite3.Connection) -> sqlite3.Connection:
+    connection.text_factory = _text
     for pragma in ("synchronous = FULL", "foreign_keys = ON", "temp_store = MEMORY", "trusted_schema = OFF"):
         connection.execute(f"PRAGMA {pragma}")
     return connection
+
+
+def _text(value: bytes) -> str:
+    """A text that is damaged is another text, which is compared with what was observed; not the end of each run."""
+    return value.decode("utf-8", "replace")
 
 
 def _copy(path: str, memory: sqlite3.Connection) -> None:
@@ -273,9 +291,7 @@ def _check_version(connection: sqlite3.Connection, path: str) -> int:
 
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
     if _check_version(connection, path) == VERSION:
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise _corrupt(path, verdict)
+        _check_sound(connection, path)
         return
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("BEGIN IMMEDIATE")
@@ -283,7 +299,7 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
         if _check_version(connection, path) != VERSION:  # another process may have been first
             for statement in filter(str.strip, CREATE.split(";")):
                 connection.execute(statement)
-            connection.execute("INSERT INTO meta VALUES ('state_id', ?)", (secrets.token_hex(8),))
+            connection.execute("INSERT INTO meta VALUES ('state_id', ?)", (secrets.token_hex(_ID_BYTES),))
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")
@@ -291,6 +307,44 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
         if connection.in_transaction:  # a full disk ends it by itself
             connection.execute("ROLLBACK")
         raise
+
+
+def _check_sound(connection: sqlite3.Connection, path: str) -> None:
+    """Damage that is met in the middle of a run is met too late: an index that lacks rows makes every file a new one.
+
+    quick_check does not compare the indexes with the rows, and a page of another table is sound in itself.
+    """
+    if _schema(connection) != _made_schema():
+        raise _corrupt(path, "its schema is damaged")
+    (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+    if verdict != "ok":
+        raise _corrupt(path, verdict)
+    try:
+        for row in connection.execute(f"SELECT {_PAIR_COLUMNS} FROM pair"):
+            _pair(row)
+    except (ValueError, TypeError) as error:
+        raise _corrupt(path, f"what it says of a pairing cannot be read: {error}") from error
+    if connection.execute(f"SELECT count(*) FROM meta WHERE key = 'state_id' AND value GLOB '{_ID}'").fetchone() != (
+        1,
+    ):
+        raise _corrupt(path, "it has lost its name")
+
+
+def _schema(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    """What SQLite itself adds (statistics, counters) is left out."""
+    return connection.execute(
+        "SELECT name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY name"
+    ).fetchall()
+
+
+@cache
+def _made_schema() -> list[tuple[str, str]]:
+    connection = sqlite3.connect(":memory:")
+    try:
+        connection.executescript(CREATE)
+        return _schema(connection)
+    finally:
+        connection.close()
 
 
 def keep_corrupt_aside(path: str, suffix: str) -> str:
