@@ -60,7 +60,7 @@ def _running(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """The command's process; however the block is left, its group is gone if the command had not ended."""
     try:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - the user's own words, and no shell
             list(argv), stdin=subprocess.DEVNULL, stdout=stdout, env=env, start_new_session=True, bufsize=0
         )
     except OSError as error:

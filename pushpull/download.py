@@ -238,7 +238,7 @@ class Downloader:
 
 def local_file(row: Pairing) -> LocalFile:
     """Where a row's file was last seen."""
-    assert row.uniquename is not None  # noqa: S101
+    assert row.uniquename is not None  # noqa: S101 - asked of rows with a file
     return LocalFile(row.uniquename, row.directory, row.info, row.local_flags)
 
 

@@ -75,7 +75,7 @@ class Patience:
         else:
             self._attempts += 1
         longest = min(2.0**self._attempts, LONGEST_GAP)
-        return random.uniform(longest / 2, longest)  # noqa: S311
+        return random.uniform(longest / 2, longest)  # noqa: S311 - jitter is no secret
 
     def _announce(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome is not None else None

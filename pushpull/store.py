@@ -131,7 +131,7 @@ class Store:
         with self.transaction() as db:
             db.execute("INSERT OR IGNORE INTO pair (host, login, local, remote) VALUES (?, ?, ?, ?)", astuple(key))
         found = self.find_pair(key)
-        assert found is not None  # noqa: S101
+        assert found is not None  # noqa: S101 - just made
         return found
 
     def update_pair(self, pair: Pair, **changes: Any) -> Pair:

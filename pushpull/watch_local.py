@@ -239,7 +239,7 @@ class _Watch:
         self._tell_trouble(folder, known)
         if folder.away:
             gap = min(folder.gap, self._poll_seconds)
-            folder.gap, folder.next_look = 2 * gap, self._clock() + random.uniform(gap / 2, gap)  # noqa: S311
+            folder.gap, folder.next_look = 2 * gap, self._clock() + random.uniform(gap / 2, gap)  # noqa: S311 - no secret
         else:
             folder.gap, folder.next_look = FIRST_GAP, self._clock() + self._poll_seconds
         return folder.watches != before or (known is None) != (folder.trouble is None)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from pushpull.flags import DELETED, FLAGGED, SEEN
+from tests.support.messages import crlf
 from tests.sync.actors import STRATEGIES, Story
 from tests.twins import MemoryServer
 
@@ -61,3 +62,21 @@ def test_flags_that_are_acknowledged_and_not_kept(story, monkeypatch, strategy, 
     assert ran.changes == []
     assert sorted(path.partition(b":2,")[2] for path in story.world.folder.files) == [b"FS", b"FS"]
     assert [message.flags for message in story.world.server.messages.values()] == [SEEN, SEEN]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [(b"X-Price: 100", b"X-Price: 900"), (b"To: alice@x", b"To: mallo@x"), (b"Subject: yes", b"Subject: no!")],
+)
+def test_one_digit_of_a_header_makes_another_message(story, strategy, here, there):
+    """Message-ID, size and relay agree, so only the whole header can tell; both messages are kept on both sides."""
+    story.serve(strategy)
+    text = b"Received: from a by b\n%b\nMessage-ID: <same@x>\n\nbody\n"
+    story.world.folder.put(b"cur/mine:2,S", text % here)
+    story.world.server.add(crlf(text % there), SEEN)
+    for _ in range(3):
+        assert story.world.run().error is None
+    wanted = sorted([text % here, text % there])
+    assert sorted(file.data for file in story.world.folder.files.values()) == wanted
+    assert sorted(message.body for message in story.world.server.messages.values()) == [crlf(text) for text in wanted]
