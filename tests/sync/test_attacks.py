@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pushpull.flags import DELETED, FLAGGED, SEEN
+from pushpull.model import Scan
 from tests.support.messages import crlf
 from tests.sync.actors import STRATEGIES, Story
-from tests.twins import MemoryServer
+from tests.twins import MemoryLocal, MemoryServer
 
 
 def told(story: Story) -> str:
@@ -80,3 +83,25 @@ def test_one_digit_of_a_header_makes_another_message(story, strategy, here, ther
     wanted = sorted([text % here, text % there])
     assert sorted(file.data for file in story.world.folder.files.values()) == wanted
     assert sorted(message.body for message in story.world.server.messages.values()) == [crlf(text) for text in wanted]
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_a_scan_that_misses_a_file_is_not_believed(story, monkeypatch, noticed):
+    """readdir() skips what is renamed meanwhile, and the clock may be too coarse to show it."""
+    for body in range(3):
+        story.client_adds(body)
+    story.sync()
+    scan, missed = MemoryLocal.scan, []
+
+    def once_less(self: MemoryLocal) -> Scan:
+        whole = scan(self)
+        if missed:
+            return whole
+        missed.append(next(iter(whole.files)))
+        return replace(whole, files={name: whole.files[name] for name in list(whole.files)[1:]}, moved=noticed)
+
+    monkeypatch.setattr(MemoryLocal, "scan", once_less)
+    ran = story.world.run()
+    assert missed
+    assert (ran.error, ran.changes) == (None, [])
+    assert [message.flags & DELETED for message in story.world.server.messages.values()] == [0] * 3
