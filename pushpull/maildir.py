@@ -114,7 +114,7 @@ class Maildir:
             try:
                 os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=tmp))
             except OSError as error:
-                if error.errno in _NO_COLON:
+                if error.errno in _NO_COLON and os.access(".", os.W_OK | os.X_OK, dir_fd=tmp):
                     raise self._no_colon() from error
                 raise disk_error(error, path) from error
             with disk(path):
