@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ class Forks:
 
     def __init__(self, setup: Setup, code: str = "") -> None:
         command = [sys.executable, "-m", "tests.support.forks", code]
+        self._output = tempfile.TemporaryDirectory(prefix="pushpull-forks-")
         self._process = subprocess.Popen(
             command, env=setup.environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -35,15 +37,16 @@ class Forks:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._process.communicate()
+        self._output.cleanup()
 
     def run(self, arguments: list[str], environment: dict[str, str], base: Path) -> Run:
-        """One run; `base` is its directory and gets its output."""
+        """One run in the directory `base`."""
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(json.dumps([arguments, environment, str(base)]) + "\n")
+        self._process.stdin.write(json.dumps([arguments, environment, str(base), self._output.name]) + "\n")
         self._process.stdin.flush()
         code = int(self._process.stdout.readline())
-        out, err = ((base / name).read_text(errors="backslashreplace") for name in ("fork-out", "fork-err"))
+        out, err = (Path(self._output.name, name).read_text(errors="backslashreplace") for name in ("out", "err"))
         return Run(code, out, err)
 
 
@@ -53,20 +56,20 @@ def _serve() -> None:
 
     exec(sys.argv[1], {})
     for line in sys.stdin:
-        arguments, environment, base = json.loads(line)
+        arguments, environment, base, output = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            os._exit(_child(pushpull.cli.main, arguments, environment, base))
+            os._exit(_child(pushpull.cli.main, arguments, environment, base, output))
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
-def _child(main: object, arguments: list[str], environment: dict[str, str], base: str) -> int:
+def _child(main: object, arguments: list[str], environment: dict[str, str], base: str, output: str) -> int:
     os.setsid()
     os.chdir(base)
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
-    for descriptor, name in ((1, "fork-out"), (2, "fork-err")):
+    for descriptor, name in ((1, f"{output}/out"), (2, f"{output}/err")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     try:

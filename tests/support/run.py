@@ -122,8 +122,10 @@ class Setup:
         lines: list[str] = []
         for section, keys in self.configuration().items():
             lines += [f"[{section}]", *(f"    {key} = {value}".rstrip() for key, value in keys.items()), ""]
-        self.config.write_text("\n".join(lines), encoding="utf-8")
-        self.config.chmod(0o600)
+        text = "\n".join(lines)
+        if not self.config.exists() or self.config.read_text(encoding="utf-8") != text:  # the disk may be full
+            self.config.write_text(text, encoding="utf-8")
+            self.config.chmod(0o600)
         return self.config
 
     def command(self, *args: str, names: Sequence[str] | None = None) -> list[str]:

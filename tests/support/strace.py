@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,9 +71,10 @@ def why_not() -> str:
     return ""
 
 
-def record(setup: Setup, *args: str) -> tuple[Run, list[Call]]:
-    """A run left alone, and every call of it that something could be done to, in order."""
-    run, lines = _strace(setup, args, f"trace={','.join(TRACED)}")
+def record(setup: Setup, *args: str, also: Sequence[str] = ()) -> tuple[Run, list[Call]]:
+    """A run left alone, and every call of it that something could be done to, in order. `also`: calls that only look
+    at our files."""
+    run, lines = _strace(setup, args, f"trace={','.join((*TRACED, *also))}")
     return run, list(_calls(lines, setup))
 
 
