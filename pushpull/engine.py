@@ -141,7 +141,7 @@ class Cycle:
             report=self._report,
         )
         for _ in range(MAX_LOOKS):
-            look = observer.look()
+            look = observer.look(older=self.trust is Trust.OLDER)
             self._check_marker()
             if not look.complete and self.trust is not Trust.SAME:
                 raise self._restless()

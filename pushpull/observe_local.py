@@ -44,8 +44,10 @@ class LocalObserver:
         self.unreadable = 0
         self.missed = 0  # new names that were gone again before they were read: who knows what they are called now
 
-    def look(self) -> LocalSight:
-        """Scan, and scan again before an absence is reported."""
+    def look(self, *, older: bool = False) -> LocalSight:
+        """Scan, and scan again before an absence is reported. `older`: the folder is an older copy, which may well lack
+        a bucket.
+        """
         complete = True
         scan = self._local.scan()
         files = dict(scan.files)
@@ -66,7 +68,8 @@ class LocalObserver:
             absent, complete = [], False
             self._rows.load(files)
         self._tell_strangers(scan)
-        self._refuse_missing_directories(absent)
+        if not older:
+            self._refuse_missing_directories(absent)
         return LocalSight(tuple(absent), complete)
 
     def _refuse_missing_directories(self, absent: Sequence[Absent]) -> None:
