@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
 
+from pushpull.errors import ConnectionLost, MessageError
 from pushpull.flags import DELETED, FLAGGED, SEEN
-from pushpull.model import Scan
+from pushpull.model import Scan, Uid
+from pushpull.ports import Message
 from tests.support.messages import crlf
 from tests.sync.actors import STRATEGIES, Story
-from tests.twins import MemoryLocal, MemoryServer
+from tests.twins import MemoryLocal, MemoryRemote, MemoryServer
 
 
 def told(story: Story) -> str:
@@ -105,3 +108,54 @@ def test_a_scan_that_misses_a_file_is_not_believed(story, monkeypatch, noticed):
     assert missed
     assert (ran.error, ran.changes) == (None, [])
     assert [message.flags & DELETED for message in story.world.server.messages.values()] == [0] * 3
+
+
+@pytest.mark.parametrize("given", ["what comes before it", "nothing"])
+def test_a_batch_that_is_refused_for_one_message_is_halved(story, monkeypatch, given):
+    """The server says NO to the whole command: all others come down in the same run, and the one is told."""
+    for body in range(4):
+        story.client_adds(body)
+        story.client_adds(body)
+    poison, messages = 5, MemoryRemote.messages
+
+    def refusing(self: MemoryRemote, uids: Sequence[Uid]) -> Iterator[Message]:
+        if poison not in uids:
+            yield from messages(self, uids)
+            return
+        if given != "nothing":
+            yield from messages(self, [uid for uid in uids if uid < poison])
+        raise MessageError("the server refused to hand it out: Internal error")
+
+    monkeypatch.setattr(MemoryRemote, "messages", refusing)
+    ran = story.world.run()
+    assert ran.error is None
+    assert (len(story.world.folder.files), ran.tally.failed) == (7, 1)
+    assert [row["problem"] for row in story.world.rows() if row["uid"] == poison] != [""]
+    monkeypatch.undo()
+    story.sync()
+    assert len(story.world.folder.files) == 8
+
+
+def test_a_message_that_ends_the_link_each_time_holds_up_no_other(story, monkeypatch):
+    """Not even older ones, which are asked for after it; and it is told, and kept."""
+    for body in range(4):
+        story.client_adds(body)
+        story.client_adds(body)
+    poison, messages = 5, MemoryRemote.messages
+
+    def deadly(self: MemoryRemote, uids: Sequence[Uid]) -> Iterator[Message]:
+        if poison in uids:
+            self.cut()
+            raise ConnectionLost("the server closed the connection")
+        yield from messages(self, uids)
+
+    monkeypatch.setattr(MemoryRemote, "messages", deadly)
+    for _ in range(3):
+        ran = story.world.run()
+    assert ran.error is None
+    assert len(story.world.folder.files) == 7
+    [problem] = [row["problem"] for row in story.world.rows() if row["uid"] == poison]
+    assert "the server does not give it" in problem
+    monkeypatch.undo()
+    story.sync()
+    assert len(story.world.folder.files) == 8
