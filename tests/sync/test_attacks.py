@@ -159,3 +159,22 @@ def test_a_message_that_ends_the_link_each_time_holds_up_no_other(story, monkeyp
     monkeypatch.undo()
     story.sync()
     assert len(story.world.folder.files) == 8
+
+
+@pytest.mark.parametrize(
+    ("here", "there"),
+    [(b"body", b"body\n"), (b"body\n", b"body\n\n"), (b"bo\0dy\n", b"bo\x80dy\n")],
+    ids=["final newline", "one more newline", "NUL"],
+)
+def test_what_the_server_rewrote_is_not_copied_again(story, here, there):
+    """The state was lost, or is not made yet: the same message on both sides, as the server keeps it and as it was."""
+    head = b"Subject: s\nMessage-ID: <a@x>\n\n"
+    story.world.folder.put(b"cur/mine:2,S", head + here)
+    story.world.server.add(crlf(head + there), SEEN)
+    for _ in range(2):
+        assert story.world.run().error is None
+    assert (len(story.world.folder.files), len(story.world.server.messages)) == (1, 1)
+    story.lose_state()
+    assert story.world.run().error is None
+    assert story.world.run().changes == []
+    assert (len(story.world.folder.files), len(story.world.server.messages)) == (1, 1)
