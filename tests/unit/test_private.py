@@ -100,7 +100,7 @@ def test_a_restored_state_loses_what_permissions_others_got(tmp_path: Path) -> N
     Store.open(str(path)).close()
     path.chmod(0o644)
     second = Store.open(str(path))
-    second.db.execute("CREATE TABLE written(x)")
+    second.db.execute("INSERT INTO meta VALUES ('written', '')")
     third = Store.open(str(path))  # whose start gave no lock of the second away
     assert [mode(tmp_path / name) for name in ("state", "state-wal", "state-shm")] == [0o600] * 3
     second.db.execute("BEGIN IMMEDIATE")
@@ -222,7 +222,7 @@ def test_no_link_beside_the_state_is_followed(tmp_path: Path, tail: str) -> None
     (tmp_path / f"state{tail}").symlink_to(victim)
     try:
         store = Store.open(str(tmp_path / "state"))
-        store.db.execute("CREATE TABLE written(x)")
+        store.db.execute("INSERT INTO meta VALUES ('written', '')")
         store.db.close()
     except LocalDiskError:
         pass
