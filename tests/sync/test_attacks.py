@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -178,3 +180,35 @@ def test_what_the_server_rewrote_is_not_copied_again(story, here, there):
     assert story.world.run().error is None
     assert story.world.run().changes == []
     assert (len(story.world.folder.files), len(story.world.server.messages)) == (1, 1)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_nobody_else_waits_for_the_state_while_the_network_is_waited_for(story, strategy):
+    """At each word to and from the server another process may write to the state file."""
+    story.serve(strategy)
+    steps = []
+
+    def others_may_write(step: str) -> None:
+        if step.startswith("remote."):
+            steps.append(step)
+            with closing(sqlite3.connect(story.world.state, timeout=0, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                other.execute("ROLLBACK")
+
+    events = dict.fromkeys(range(2000), others_may_write)
+    for body in range(3):
+        story.client_adds(body)
+        story.user_adds(body + 1)
+    assert story.world.run(events).error is None  # matches, downloads and uploads
+    story.client_flags(0, FLAGGED)
+    story.user_flags(1, SEEN)
+    story.client_expunges(0)
+    story.user_unlinks(1)
+    assert story.world.run(events).error is None
+    assert {step.partition(".")[2].rstrip("<>") for step in steps} >= {
+        "open",
+        "identities",
+        "messages",
+        "store",
+        "append",
+    }
