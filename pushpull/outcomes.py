@@ -27,9 +27,11 @@ from pushpull.store import Store, translate
 
 # Minutes until a message that failed is tried again; the last one for ever after.
 _GAPS = (1, 5, 30, 120, 480, 1440, 4320, 10080)
-_LONGEST_GAP = 60 * _GAPS[-1] + 60.0  # a time further off was written when the clock was wrong
+# The gap that a row was given. A time further off was written by a clock that was ahead.
+_CASES = " ".join(f"WHEN {count} THEN {60 * gap}" for count, gap in enumerate(_GAPS, 1))
+_GAP = f"CASE problem_count {_CASES} ELSE {60 * _GAPS[-1]} END"
 _DAY = 86_400.0
-_DUE = f"next_try NOT BETWEEN :now AND :now + {_LONGEST_GAP}"
+_DUE = f"next_try NOT BETWEEN :now AND :now + {_GAP}"
 
 _COLUMNS = (
     "id, uid, remote_flags, keywords, expunged, uniquename, directory, info, local_flags, gone, base_flags,"

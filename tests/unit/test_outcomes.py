@@ -210,15 +210,26 @@ def test_a_candidate_has_all_that_the_state_knows_of_it(store, outcomes):
 
 
 def test_what_failed_is_due_again_in_its_time(store, outcomes):
-    put(store, next_try=NOW, **LOCAL)
+    put(store, next_try=NOW, problem_count=1, **LOCAL)
     assert [found.due for found in outcomes.candidates(ALL, NOW + 1)] == [True]
     assert [found.due for found in outcomes.candidates(ALL, NOW - 1)] == [False]
 
 
-def test_what_failed_by_a_clock_that_was_years_ahead_is_due(store, outcomes):
-    put(store, uid=5, next_try=NOW + 400 * DAY)
+@pytest.mark.parametrize("ahead", [2 * 60, 3600, 400 * DAY])
+def test_what_failed_by_a_clock_that_was_ahead_is_due(store, outcomes, ahead):
+    """One failure is a gap of a minute, so a time further off is no time of ours."""
+    put(store, uid=5, problem_count=1, next_try=NOW + ahead)
     assert [found.due for found in outcomes.candidates(ALL, NOW)] == [True]
     assert outcomes.arrivals(NOW) == 1
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_no_gap_is_taken_for_a_clock_that_was_ahead(store, outcomes, count):
+    put(store, **LOCAL)
+    (row,) = outcomes.candidates(ALL, NOW)
+    outcomes.failed(row, "no", NOW, count=count)
+    assert [found.due for found in outcomes.candidates(ALL, NOW)] == [False]
+    assert [found.due for found in outcomes.candidates(ALL, NOW + 8 * DAY)] == [True]
 
 
 def test_twins_are_counted_for_uploads(store, outcomes):
