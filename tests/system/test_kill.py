@@ -110,9 +110,9 @@ def test_each_step_killed_or_refused(stage: Stage, calls: list[Call]) -> None:
     tried = points(calls)
     faults, elsewhere, missed = [], 0, 0
     for point in tried:
-        stage.reset()
         where, run = "nowhere", None
         try:
+            stage.reset()
             injected = point.hit(stage)
             where, run = injected.where, injected.run
             missed += not where
