@@ -131,14 +131,16 @@ class RemoteRows:
             return UidSet.of(uid for (uid,) in rows)
 
     def contradicted(self, identities: Iterable[Identity]) -> Uid | None:
-        """A UID of these that a file of another Message-ID is paired with: the UIDs mean other messages now."""
+        """A UID of these that a file of another Message-ID is paired with: the UIDs mean other messages now. One that
+        is not ASCII is no evidence: Cyrus writes X for such bytes of a header.
+        """
         with translate(self._store.path):
             for seen in identities:
                 known = self._store.db.execute(
                     "SELECT message_id FROM pairing WHERE pair = ? AND uid = ? AND uniquename IS NOT NULL",
                     (self._pair, seen.uid),
                 ).fetchone()
-                if known and known[0] and known[0] != seen.message_id:
+                if known and known[0] and known[0].isascii() and known[0] != seen.message_id:
                     return seen.uid
         return None
 

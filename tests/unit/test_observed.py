@@ -223,7 +223,8 @@ def test_a_uid_that_means_another_message_now(store, remote, shown, expected):
     put(store, uid=5, message_id="m", **FILE)
     put(store, uid=6, message_id="not downloaded")
     put(store, uid=7, message_id="", uniquename=b"nameless")
-    identities = [Identity(Uid(uid), 1, "", "odd") for uid in (4, 6, 7)]
+    put(store, uid=8, message_id="ü", uniquename=b"rewritten")  # Cyrus shows other bytes for it
+    identities = [Identity(Uid(uid), 1, "", "odd") for uid in (4, 6, 7, 8)]
     assert remote.contradicted([*identities, Identity(Uid(5), 1, "", shown)]) == expected
 
 
