@@ -78,6 +78,8 @@ class Client:
         tag = self._imap._command("APPEND", self._quoted(mailbox), f"({flags})", when)
         answer = self._do(self._imap._command_complete("APPEND", tag))
         if uidnext:
+            if flags:  # such servers forget them
+                self.add_flags(mailbox, [uidnext], flags)
             return uidnext
         found = re.search(rb"APPENDUID \d+ (\d+)", answer[0])
         assert found, f"no APPENDUID: {answer!r}"

@@ -105,8 +105,6 @@ class Courier(RecordedServer):
         (etc / "authdaemonrc").write_text(_AUTHDAEMONRC)
         pem = certificates().pem("good").read_bytes() + certificates().key("good").read_bytes()
         (etc / "imapd.pem").write_bytes(pem)
-        (etc / "imapd.pem").chmod(0o600)
-        os.chown(etc / "imapd.pem", *mail_ids())
         # What is appended last counts. Without EMPTYTRASH= the trash is emptied of what is a week old. Locks ask a
         # gam_server, which is not here, for a second each; sessions that only read and append do without.
         (etc / "imapd").write_text(
@@ -116,8 +114,6 @@ class Courier(RecordedServer):
         (etc / "imapd-ssl").write_text(
             f"{(packaged / 'imapd-ssl').read_text()}\n"
             "TLS_CERTFILE=/etc/courier/imapd.pem\nTLS_CACHEFILE=\nTLS_DHPARAMS=\nTLS_TRUSTCERTS=\n"
-            # It is made of TLS_PROTOCOL, which is not set: no protocol would be left.
-            "unset TLS_STARTTLS_PROTOCOL\n"
         )
 
     # --- users and mail ---------------------------------------------------------------------------------------
@@ -157,6 +153,13 @@ class Courier(RecordedServer):
     def remote_name(self, mailbox: str) -> str:
         """Below INBOX, with dots."""
         return mailbox if mailbox == "INBOX" else "INBOX." + mailbox.replace("/", ".")
+
+    def takes(self, body: bytes) -> bool:
+        return True
+
+    def stored(self, body: bytes) -> bytes:
+        """With a line end at its end."""
+        return body if body.endswith(b"\n") else body + b"\n"
 
     def maildir(self, user: str) -> Path:
         return self.base / "home" / user / "Maildir"

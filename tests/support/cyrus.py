@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -77,7 +78,9 @@ class Cyrus(RecordedServer):
     """`settings` is appended to imapd.conf."""
 
     name = "cyrus"
+    tells_read_only = False
     lacks: ClassVar[Mapping[str, str]] = {
+        "odd names": "it refuses some characters in the names of mailboxes",
         "lose_modseq": "its HIGHESTMODSEQ cannot be made to fall by losing an index",
     }
 
@@ -184,6 +187,17 @@ class Cyrus(RecordedServer):
         )
         if done.returncode:
             raise AssertionError(f"{command}: {done.stderr.decode(errors='replace')}")
+
+    def takes(self, body: bytes) -> bool:
+        """Only with a header that is one, and without NUL."""
+        header = body.partition(b"\n\n")[0]
+        fields = all(line[:1] in b" \t" or b":" in line or line.startswith(b"From ") for line in header.split(b"\n"))
+        return body.endswith(b"\n") and b"\0" not in body and (fields or body.startswith(b"\n"))
+
+    def stored(self, body: bytes) -> bytes:
+        """With an X for every byte of the header that is not ASCII."""
+        header, empty, rest = body.partition(b"\n\n")
+        return re.sub(rb"[\x80-\xff]", b"X", header) + empty + rest
 
     # --- what no client can do --------------------------------------------------------------------------------
 

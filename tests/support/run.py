@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -379,7 +379,8 @@ class Setup:
             for name, (_, mailbox) in self.pairings.items():
                 seen[f"{name} counters"] = client.status(mailbox)
                 for uid, message in client.snapshot(mailbox).items():
-                    seen[f"{name} {uid}"] = message
+                    dated = "dates" not in self.server.lacks
+                    seen[f"{name} {uid}"] = message if dated else replace(message, date=datetime.fromtimestamp(0, UTC))
         return seen
 
     def _pairing(self, name: str) -> tuple[str, str]:

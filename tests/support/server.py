@@ -48,6 +48,10 @@ class Server:
 
     name: ClassVar[str]
     lacks: ClassVar[Mapping[str, str]] = {}
+    tells_read_only: ClassVar[bool] = True
+    """SELECT says READ-ONLY when the user may write nothing."""
+    poor: ClassVar[bool] = False
+    """Only what has to hold on every server is played on it."""
     host = "localhost"
     user = "alice"
     password = "alicepw"
@@ -136,6 +140,14 @@ class Server:
     def set_read_only(self, user: str, on: bool) -> None:
         """The INBOX may be read only, by access rights; or written again."""
         raise NotImplementedError
+
+    def takes(self, body: bytes) -> bool:
+        """Whether it stores such a message; it may refuse some."""
+        return bool(body)
+
+    def stored(self, body: bytes) -> bytes:
+        """What it makes of a message that it takes, with LF."""
+        return body
 
     def remote_name(self, mailbox: str) -> str:
         """How this server calls a mailbox of the tests, which know "/" as the delimiter and no prefix."""

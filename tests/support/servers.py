@@ -8,9 +8,12 @@ import os
 from tests.support.courier import Courier
 from tests.support.cyrus import Cyrus
 from tests.support.dovecot import Dovecot
+from tests.support.poor import Hoodiecrow, Imap4d, Pymap
 from tests.support.server import Server
 
-SERVERS: dict[str, type[Server]] = {"dovecot": Dovecot, "cyrus": Cyrus, "courier": Courier}
+SERVERS: dict[str, type[Server]] = {
+    server.name: server for server in (Dovecot, Cyrus, Courier, Pymap, Imap4d, Hoodiecrow)
+}
 
 
 def chosen() -> type[Server]:

@@ -29,6 +29,8 @@ MakeSetup = Callable[..., Setup]
 
 def unmet(item: pytest.Item) -> str | None:
     """Why the server cannot express a test; None if it can."""
+    if chosen().poor and not item.path.name.startswith("test_servers"):
+        return "only what has to hold on every server is played on it"
     features = [str(feature) for mark in item.iter_markers("needs") for feature in mark.args]
     if "dovecot" in getattr(item, "fixturenames", ()):
         features.append("dovecot")

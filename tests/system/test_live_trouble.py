@@ -27,7 +27,7 @@ SHORT = {"imap": {"timeout_seconds": "1", "idle_timeout_minutes": "0.02"}, **IMP
 
 
 @pytest.fixture
-def server() -> Iterator[Dovecot]:
+def own_server() -> Iterator[Dovecot]:
     """One that may be stopped: no other test uses it."""
     with Dovecot() as own:
         yield own
@@ -67,8 +67,8 @@ def put_behind_its_back(setup: Setup, name: str) -> None:
     path.rename(new / f"1600000001.M1P1{name}.testhost")
 
 
-def test_server_restarted(make_setup: MakeSetup, server: Dovecot):
-    setup = make_setup(server=server, settings=IMPATIENT)
+def test_server_restarted(make_setup: MakeSetup, own_server: Dovecot):
+    setup = make_setup(server=own_server, settings=IMPATIENT)
     setup.put_remotes(["A", "B"])
     with Live(setup) as live:
         live.wait_both("A B")
@@ -78,7 +78,7 @@ def test_server_restarted(make_setup: MakeSetup, server: Dovecot):
         setup.flag_local("A", "+F")
         put_behind_its_back(setup, "down")
         live.wait_log("trying again in", 2)
-        server.restart()
+        own_server.restart()
         live.wait_local("A:F B up down")
         live.wait_remote("A:F B up down")
         setup.put_remote("later")
@@ -86,8 +86,8 @@ def test_server_restarted(make_setup: MakeSetup, server: Dovecot):
     assert live.stderr.read_text().count("trying again") < 6
 
 
-def test_suspended_over_a_restart_of_the_server(make_setup: MakeSetup, server: Dovecot):
-    setup = make_setup(server=server, settings=IMPATIENT)
+def test_suspended_over_a_restart_of_the_server(make_setup: MakeSetup, own_server: Dovecot):
+    setup = make_setup(server=own_server, settings=IMPATIENT)
     setup.put_remotes(["A", "B"])
     with Live(setup) as live:
         live.wait_both("A B")
@@ -95,7 +95,7 @@ def test_suspended_over_a_restart_of_the_server(make_setup: MakeSetup, server: D
         stop(setup)
         setup.put_local("up")
         setup.flag_local("A", "+F")
-        server.restart()
+        own_server.restart()
         setup.put_remote("down")
         setup.flag_remote("B", "+S")
         live.signal(signal.SIGCONT)
@@ -302,18 +302,18 @@ def accepted(setup: Setup, password: str) -> bool:
     return True
 
 
-def test_login_refused_later(make_setup: MakeSetup, server: Dovecot):
+def test_login_refused_later(make_setup: MakeSetup, own_server: Dovecot):
     """One thread tries for all, at long intervals, and with SIGUSR1 at once; told once."""
     setup = make_setup(
-        server=server, settings=IMPATIENT, pairings={"inbox": ("inbox", "INBOX"), "other": ("other", "Other")}
+        server=own_server, settings=IMPATIENT, pairings={"inbox": ("inbox", "INBOX"), "other": ("other", "Other")}
     )
-    server.doveadm("mailbox", "create", "-u", setup.user, "Other")
-    server.add_user(setup.user, "right")
+    own_server.doveadm("mailbox", "create", "-u", setup.user, "Other")
+    own_server.add_user(setup.user, "right")
     with Live(setup) as live:
         live.wait_log("watched by IDLE", 2)
-        server.add_user(setup.user, "wrong")
+        own_server.add_user(setup.user, "wrong")
         stop(setup)
-        server.restart()
+        own_server.restart()
         setup.put_local("up")
         live.wait_log("error: inbox: changes on the server are not seen")
         live.wait_log("error: other: changes on the server are not seen")
@@ -325,7 +325,7 @@ def test_login_refused_later(make_setup: MakeSetup, server: Dovecot):
         live.wait_log("refused the login", 5)
         assert refused_logins(setup) == first + 1, live.story()
         assert live.stderr.read_text().count("refused the login") == 3, live.story()
-        server.add_user(setup.user, "right")
+        own_server.add_user(setup.user, "right")
         wait_for(lambda: accepted(setup, "right"), what="the new password")  # which is read once a second
         live.signal(signal.SIGUSR1)
         live.wait_both("up")

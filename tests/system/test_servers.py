@@ -23,11 +23,13 @@ def filled(setup: Setup) -> Setup:
     return setup
 
 
+@pytest.mark.every_server
 def test_first_run_and_a_second_that_changes_nothing(filled: Setup) -> None:
     filled.assert_both("A:S B:S C:S D:S E:FS")
     filled.sync_again_changes_nothing()
 
 
+@pytest.mark.every_server
 def test_flags_both_ways(filled: Setup) -> None:
     filled.flag_remote("A", "+F")
     filled.flag_remote("B", "-S")
@@ -48,6 +50,7 @@ def test_new_mail_both_ways(filled: Setup) -> None:
     filled.sync_again_changes_nothing()
 
 
+@pytest.mark.every_server
 def test_deletions_are_marks_both_ways(filled: Setup) -> None:
     filled.remove_local("A")
     filled.expunge_remote("B")
@@ -101,6 +104,7 @@ def test_the_guard_holds(setup: Setup) -> None:
     assert not [word for word in setup.local_state() if word.endswith("T")]
 
 
+@pytest.mark.every_server
 @pytest.mark.needs("tls")
 @pytest.mark.parametrize("how", ["implicit", "starttls"])
 def test_over_the_servers_own_tls(setup: Setup, how: str) -> None:
@@ -113,3 +117,15 @@ def test_over_the_servers_own_tls(setup: Setup, how: str) -> None:
     setup.assert_both("A:S B:F")
     setup.settings["ssl"] = {"certificate_file": "/etc/ssl/certs/ca-certificates.crt"}
     setup.sync(expect=69)
+
+
+@pytest.mark.parametrize("letters", ["P", "DFPRS"])
+def test_a_flag_that_it_may_not_keep(setup: Setup, letters: str) -> None:
+    """Where $Forwarded is dropped or refused, the file keeps its letter, and it is not tried for ever."""
+    setup.put_local("A", letters)
+    setup.sync("--yes")
+    setup.assert_state(local=f"A:{letters}")
+    kept = letters if "keywords" not in setup.server.lacks else letters.replace("P", "")
+    (word,) = setup.remote_state()
+    assert word.partition(":")[2] in (kept, letters)
+    setup.sync_again_changes_nothing()
