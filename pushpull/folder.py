@@ -155,9 +155,11 @@ class Folder:
             stamps = self._stamps([""])
             directories = self._directories()
             stamps |= self._stamps(directories)
-            newest = max((stamp[2] for stamp in stamps.values() if stamp), default=0)
-            age = time.time_ns() - newest
-            if not 0 <= age < _TICK_NS:  # a stamp of the future is a network server's: nothing to wait for
+            now = time.time_ns()
+            ages = [now - stamp[2] for stamp in stamps.values() if stamp]
+            # A stamp of the future is a network server's, or of before the clock was put back: nothing to wait for.
+            age = min((age for age in ages if age >= 0), default=_TICK_NS)
+            if age >= _TICK_NS:
                 return _Before(directories, stamps, settled=True)
             if attempt == 1:
                 time.sleep((_TICK_NS - age) / 1e9)

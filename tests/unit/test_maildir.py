@@ -419,6 +419,19 @@ def test_a_scan_waits_for_the_tick_of_the_clock(local, path, monkeypatch):
     assert not local.scan().moved
 
 
+def test_a_stamp_of_the_future_does_not_hide_one_of_this_tick(local, path, monkeypatch):
+    """The clock was put back: new/ was changed before that, cur/ just now."""
+    now = [0]
+    monkeypatch.setattr(folder.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(folder.time, "time_ns", lambda: now[0])
+    put(path, "cur/a")
+    now[0] = (path / "cur").stat().st_ctime_ns + 5_000_000
+    while (path / "new").stat().st_ctime_ns <= now[0]:
+        put(path, "new/b")
+        (path / "new/b").unlink()
+    assert local.scan().moved
+
+
 def test_a_scan_beside_a_busy_reader_that_missed_a_file_says_so(local, path):
     for number in range(400):
         put(path, f"cur/{number}.x:2,")
