@@ -94,15 +94,22 @@ class LocalObserver:
         lost = {row.id for row in absent if row.unsynced_boot not in ("", self._boot)} | self._cut_short()
         kept = [row for row in absent if row.id not in lost]
         self.missed = self.unreadable = 0
-        edited = self._edited_drafts()
-        renamed, added = self._match(list(self._rows.fresh()) if sight.complete else [], kept)
+        edited = self._edited(everything=not believe)
+        fresh = list(self._rows.fresh()) if sight.complete else []
+        if not believe:  # what they hold is old news too, and may be known under another name
+            fresh += [file for file, _, _ in edited.values()]
+        renamed, added = self._match(fresh, kept)
         gone = [row.id for row in kept if row.id not in renamed]
         with self._store.transaction():
-            for row_id in edited:
-                self._rows.note_changed_content(row_id)
+            if believe:
+                for row_id in edited:
+                    self._rows.note_changed_content(row_id)
+                added.extend(edited.values())
+            else:
+                self._rows.never_delivered(edited)
             for row_id, (file, stamp) in renamed.items():
                 self._rows.note_renamed(row_id, file, stamp)
-            for file, fingerprint, stamp in (*added, *edited.values()):
+            for file, fingerprint, stamp in added:
                 self._rows.add_file(file, fingerprint, stamp)
             self._rows.never_delivered(lost if believe else (*lost, *gone))
             if believe:
@@ -154,10 +161,12 @@ class LocalObserver:
         except MessageError:
             return None
 
-    def _edited_drafts(self) -> dict[int, tuple[LocalFile, Fingerprint, FileStamp]]:
-        """Drafts edited in place: the same name holds another message now."""
+    def _edited(self, *, everything: bool) -> dict[int, tuple[LocalFile, Fingerprint, FileStamp]]:
+        """Drafts edited in place: the same name holds another message now. In a folder that is an older copy any file
+        may be what a draft was, so `everything` is looked at.
+        """
         edited = {}
-        for row_id, file, known, digest in self._rows.drafts():
+        for row_id, file, known, digest in self._rows.known_contents(drafts_only=not everything):
             if self._stamp(file) in (known, None):
                 continue
             read = self._read(file)

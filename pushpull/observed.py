@@ -308,12 +308,13 @@ class LocalRows:
             ).fetchall()
         return [Absent(number, Uniquename(name), *rest) for number, name, *rest in rows]
 
-    def drafts(self) -> list[tuple[int, LocalFile, FileStamp, bytes]]:
-        """Known drafts, which some mail readers edit in place: row, file, stamp when last read, digest."""
+    def known_contents(self, *, drafts_only: bool) -> list[tuple[int, LocalFile, FileStamp, bytes]]:
+        """Known files (or drafts, which some mail readers edit in place): row, file, stamp when last read, digest."""
+        drafts = "AND local_flags & 1" if drafts_only else ""
         with translate(self._store.path):
             rows = self._store.db.execute(
                 "SELECT id, uniquename, directory, info, local_flags, stamp_size, stamp_mtime, stamp_inode, digest"
-                " FROM pairing WHERE pair = ? AND local_flags & 1 AND NOT gone AND +uniquename IS NOT NULL",
+                f" FROM pairing WHERE pair = ? {drafts} AND NOT gone AND +uniquename IS NOT NULL",
                 (self._pair,),
             ).fetchall()
         return [

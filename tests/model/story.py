@@ -147,7 +147,7 @@ class Story(Edits):
             elif before[name][1].data == after[name][1].data:
                 tale.local_touched |= before[name][0] ^ after[name][0]
             else:  # a draft as it was before it was edited
-                tale.name, tale.local_touched = None, tale.local_touched | DELETED
+                tale.name, tale.new = None, True
                 self._returned(name, after)
 
     def _returned(self, name: bytes, files: dict[bytes, tuple[Flags, Found]]) -> None:
