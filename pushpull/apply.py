@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pushpull.download import local_file, tell_failure
 from pushpull.errors import MessageError
-from pushpull.flags import NONE, Flags
+from pushpull.flags import DELETED, NONE, Flags
 from pushpull.message import Fingerprinter
 from pushpull.model import LocalFile, Pairing, RemoteView, Tally, Uid, UidSet
 from pushpull.observed import subtract
@@ -123,6 +123,7 @@ class Applier:
                 return 1
             middle = len(group) // 2
             return self._store(group[:middle], add, remove) + self._store(group[middle:], add, remove)
+        self._tally.remote_deleted += len(group) if add & DELETED else 0  # Gmail may show an expunge and no flags
         for lo, hi in subtract(uids, UidSet.of(shown)).ranges:  # acknowledged, not shown: what does it have?
             shown |= {view.uid: view for view in self._remote.views(Uid(lo), Uid(hi))}
         rows = [action.row for action in group]

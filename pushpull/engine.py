@@ -359,7 +359,7 @@ class Cycle:
                 f"{plural(tally.unmarked, 'message was', 'messages were')} marked deleted on one side only at the first"
                 " meeting; the mark was taken off"
             )
-        if tally.remote_marked and self._remote.gmail:
+        if tally.remote_deleted and self._remote.gmail:
             tally.notes.append("Gmail expunges what is marked deleted, unless its Auto-Expunge is off")
         if made.waiting:
             tally.held += made.waiting

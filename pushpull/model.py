@@ -285,6 +285,7 @@ class Tally:
     remote_flags: int = 0
     local_marked: int = 0
     remote_marked: int = 0
+    remote_deleted: int = 0  # marks that were sent, whoever made them here
     renamed: int = 0
     unmarked: int = 0  # first meetings with a deletion mark on one side only
     failed: int = 0

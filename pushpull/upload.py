@@ -19,6 +19,7 @@ from typing import BinaryIO
 from pushpull.dates import from_epoch
 from pushpull.download import Pace, local_file, tell_failure
 from pushpull.errors import MailboxMissing, MessageError, ServerBusy
+from pushpull.flags import DELETED
 from pushpull.message import to_crlf
 from pushpull.model import FileStamp, MailboxState, Pair, Pairing, Tally, Uid
 from pushpull.observed import LocalRows
@@ -152,6 +153,7 @@ class Uploader:
             return
         self._tally.uploaded += 1
         self._tally.bytes_up += row.size or 0
+        self._tally.remote_deleted += bool(row.local_flags & self._state.mask & DELETED)
         if uid is None:
             self.awaiting = True
             self._report.line(NOTICE, f"uploaded {name}")

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""A server like Gmail: what a mark does there, its one copy of two, its moods; and what the user is told of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.cutting import HASTE
+from tests.support.dovecot import Dovecot
+from tests.support.forks import Forks
+from tests.support.gmail import Gmail
+from tests.support.live import Live
+from tests.support.proxy import Proxy
+from tests.support.run import Setup
+from tests.support.work import with_work
+
+TOLD = "Gmail expunges what is marked deleted"
+
+
+FEW = HASTE + "from pushpull import observe_remote\nobserve_remote.FOLDER_LIMITS = (4,)"
+
+
+@pytest.fixture(scope="module")
+def forks(dovecot: Dovecot, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    with Forks(Setup(dovecot, "alice", tmp_path_factory.mktemp("forks")), FEW) as runs:
+        yield runs
+
+
+@pytest.fixture
+def setup(behind: Setup, forks: Forks) -> Setup:
+    behind.forks = forks
+    return behind
+
+
+@pytest.fixture
+def gmail(setup: Setup, proxy: Proxy) -> Gmail:
+    return Gmail(proxy, setup)
+
+
+# --- a mark that is more than a mark ------------------------------------------------------------------------------
+
+
+def test_every_kind_of_work(setup: Setup, gmail: Gmail, proxy: Proxy) -> None:
+    with_work(setup)
+    run = setup.sync()
+    assert TOLD in run.err
+    setup.assert_state(remote="A:FS B:RS N:F O:S", local="A:FS B:RS D:ST N:F O:S")
+    assert not any("QRESYNC" in command for command in proxy.seen if not command.startswith("ENABLE"))
+    setup.sync_again_changes_nothing()
+
+
+@pytest.mark.parametrize("shows_marks", [True, False])
+@pytest.mark.parametrize("how", ["flag", "file"])
+def test_who_deletes_here_is_told_what_it_does_there(setup: Setup, proxy: Proxy, how: str, shows_marks: bool) -> None:
+    """Mutt's letter T as well as a file that is gone: both are a mark on the server, which Gmail expunges."""
+    Gmail(proxy, setup, shows_marks=shows_marks)
+    setup.put_remotes(["A", "B"], "S")
+    assert "Gmail" not in str(setup.sync())
+    if how == "flag":
+        setup.flag_local("A", "+T")
+    else:
+        setup.remove_local("A")
+    run = setup.sync()
+    assert TOLD in run.err, run
+    setup.assert_state(remote="B:S", local="A:ST B:S" if how == "flag" else "B:S")
+    setup.sync_again_changes_nothing()
+
+
+def test_undeleted_after_the_expunge(setup: Setup, gmail: Gmail) -> None:
+    """The mark is taken off here, and the message is not there any more: it goes back, once."""
+    setup.put_remotes(["A", "B"], "S")
+    setup.sync()
+    setup.flag_local("A", "+T")
+    setup.sync()
+    setup.flag_local("A", "-T")
+    setup.sync()
+    setup.assert_both("A:S B:S")
+    setup.sync_again_changes_nothing()
+
+
+def test_a_file_that_is_marked_is_uploaded_once(setup: Setup, gmail: Gmail) -> None:
+    """It is gone there at once. Sent again and again it would be in All Mail as often."""
+    setup.put_remote("B", "S")
+    setup.sync()
+    setup.put_local("A", "ST")
+    setup.forget_sent()
+    run = setup.sync()
+    assert TOLD in run.err, run
+    setup.sync()
+    assert setup.count_sent("APPEND") == 1
+    setup.assert_state(remote="B:S", local="A:ST B:S")
+    setup.sync_again_changes_nothing()
+
+
+def test_with_auto_expunge_off_a_mark_is_a_mark(setup: Setup, proxy: Proxy) -> None:
+    Gmail(proxy, setup, auto_expunge=False)
+    with_work(setup)
+    setup.sync()
+    setup.assert_state(remote="A:FS B:RS C:ST N:F O:S", local="A:FS B:RS D:ST N:F O:S")
+    setup.sync_again_changes_nothing()
+
+
+def test_flags_come_though_it_tells_of_none(behind: Setup, proxy: Proxy) -> None:
+    """With what is told, and with each renewal of the wait if the user asks for that."""
+    Gmail(proxy, behind)
+    behind.settings["imap"] = {"idle_timeout_minutes": "0.02", "sync_on_idle_timeout": "yes"}
+    behind.put_remote("A", "S")
+    with Live(behind) as live:
+        live.wait_both("A:S")
+        behind.flag_remote("A", "+F")
+        live.wait_both("A:FS")
+    behind.settings["imap"] = {}
+    with Live(behind) as live:
+        behind.flag_remote("A", "+R")
+        behind.put_remote("B")
+        live.wait_both("A:FRS B")
