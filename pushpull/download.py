@@ -107,7 +107,7 @@ class Downloader:
         except (ConnectionLost, ServerBusy) as error:
             if len(batch) == 1 and wanted:
                 row = next(iter(wanted.values())).row
-                if self._pace.suspected(row):
+                if not _throttled(error) and self._pace.suspected(row):
                     self._fail(row, f"the server does not give it: {error}")
             self._pace.slower(len(wanted))
             raise
@@ -252,6 +252,10 @@ def tell_failure(report: Report, tally: Tally, what: str, reason: str, count: in
     else:
         tally.failed += 1
         report.line(logging.WARNING, f"failed: {what}: {printable(reason)}; it will be tried again")
+
+
+def _throttled(error: Exception) -> bool:
+    return isinstance(error, ServerBusy) and error.throttled
 
 
 def _preference(row: Pairing, flags: Flags) -> tuple[int, int, bool, int]:

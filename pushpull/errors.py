@@ -150,6 +150,11 @@ class ServerBusy(Temporary):
         super().__init__(message, remedy=remedy)
         self.code = code
 
+    @property
+    def throttled(self) -> bool:
+        """It is about how much the account did of late: no message is to blame, and asking for less does not help."""
+        return self.code == "THROTTLED"
+
 
 class CommandFailed(Temporary):
     """A command from the configuration (password, token, hook) failed, hung, or printed nothing."""

@@ -17,15 +17,23 @@ _LATER_WORDS = re.compile(
     r"|too busy|timed? ?out",
     re.IGNORECASE,
 )
+_TOO_MUCH_WORDS = re.compile(r"command or bandwidth limit|bandwidth limit|rate limit|throttled", re.IGNORECASE)
 
 
-def busy(command: Command, peer: str) -> ServerBusy | None:
-    """ServerBusy for a NO that means 'later', by its code or, when it has none, by its words."""
+def busy(command: Command, peer: str, *, stores: bool = False) -> ServerBusy | None:
+    """ServerBusy for a NO that means 'later', by its code or, when it has none, by its words.
+
+    Gmail says OVERQUOTA, to any command, to an account that asked or fetched too much. Of a command that `stores`
+    nothing it cannot mean that there is no room.
+    """
     if command.status == "OK":
         return None
     code = command.code
-    if code in ("", "ALERT") and command.status == "NO" and _LATER_WORDS.search(command.text):
-        code = "UNAVAILABLE"
+    if code in ("", "ALERT", *_FULL) and command.status == "NO":
+        if (code in _FULL and not stores) or _TOO_MUCH_WORDS.search(command.text):
+            code = "THROTTLED"
+        elif code not in _FULL and _LATER_WORDS.search(command.text):
+            code = "UNAVAILABLE"
     if code not in LATER:
         return None
     return ServerBusy(f"{peer} is busy ({command.name}): {command.answer}", code=code)
@@ -67,14 +75,14 @@ def of_fetch(command: Command, peer: str) -> PushpullError:
 
 def of_store(command: Command, peer: str) -> PushpullError:
     """The error for a STORE that was refused."""
-    return busy(command, peer) or MessageError(
+    return busy(command, peer, stores=True) or MessageError(
         f"the server refused its flags: {command.answer}", permanent=command.status == "BAD"
     )
 
 
 def of_append(command: Command, peer: str, mailbox: str) -> PushpullError:
     """The error for an APPEND that was refused."""
-    if later := busy(command, peer):
+    if later := busy(command, peer, stores=True):
         return later
     if command.code in _MAILBOX:
         return MailboxMissing(f"mailbox {mailbox!r} does not exist any more: {command.answer}")

@@ -113,7 +113,8 @@ class Uploader:
                 return True
             except (ServerBusy, MailboxMissing) as error:
                 self._outcomes.append_refused(row)
-                if self._pace.suspected(row):
+                throttled = isinstance(error, ServerBusy) and error.throttled
+                if not throttled and self._pace.suspected(row):
                     self._fail(row, str(error))  # not due now: a new session goes on with the others
                 raise
         uid = appended.uid if appended.uidvalidity in (None, self._state.uidvalidity) else None

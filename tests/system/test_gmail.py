@@ -10,11 +10,11 @@ import pytest
 from tests.support.cutting import HASTE
 from tests.support.dovecot import Dovecot
 from tests.support.forks import Forks
-from tests.support.gmail import Gmail
+from tests.support.gmail import TOO_MUCH, Gmail
 from tests.support.live import Live
 from tests.support.proxy import Proxy
 from tests.support.run import Setup
-from tests.support.work import with_work
+from tests.support.work import wait_for_sync, with_work
 
 TOLD = "Gmail expunges what is marked deleted"
 
@@ -100,6 +100,63 @@ def test_with_auto_expunge_off_a_mark_is_a_mark(setup: Setup, proxy: Proxy) -> N
     setup.sync()
     setup.assert_state(remote="A:FS B:RS C:ST N:F O:S", local="A:FS B:RS D:ST N:F O:S")
     setup.sync_again_changes_nothing()
+
+
+# --- its moods ----------------------------------------------------------------------------------------------------
+
+COMMANDS = ["^(LOGIN|AUTHENTICATE)", "^SELECT", r"^UID FETCH .*BODY\.PEEK\[\]", "^UID STORE", "^APPEND"]
+TOO_MUCH_TODAY = [
+    b"NO [THROTTLED]",
+    b"NO " + TOO_MUCH,
+    b"NO [ALERT] Account exceeded command or bandwidth limits. (Failure)",
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("answer", TOO_MUCH_TODAY)
+def test_too_much_today(setup: Setup, gmail: Gmail, command: str, answer: bytes) -> None:
+    """It is about none of the messages, nor the mailbox, nor the password: a run asks a few times and gives up with 75;
+    the next one does it all, at once."""
+    setup.put_remotes(["A", "B"], "S")
+    setup.sync()
+    setup.flag_local("A", "+F")
+    setup.put_remotes(["N1", "N2", "N3"])
+    setup.put_local("O")
+    rule = gmail.first(command, answer=answer)
+    run = setup.sync(expect=75)
+    assert rule.hits <= 5, "it is asked a few times, not once for each message"
+    assert answer.decode()[3:14] in run.err, run
+    rule.count = 0
+    setup.sync()
+    setup.assert_both("A:FS B:S N1 N2 N3 O")
+    setup.sync_again_changes_nothing()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_room(setup: Setup, gmail: Gmail, command: str) -> None:
+    """The bare code. To an upload it means that there is no room: that message waits, the others go on."""
+    setup.put_remotes(["A", "B"], "S")
+    setup.sync()
+    setup.flag_local("A", "+F")
+    setup.put_remote("N")
+    setup.put_local("O")
+    rule = gmail.first(command, answer=b"NO [OVERQUOTA]")
+    setup.sync(expect=75)
+    if command == "^APPEND":
+        setup.assert_state(remote="A:FS B:S N", local="A:FS B:S N O")
+    rule.count = 0
+    wait_for_sync(setup, "A:FS B:S N O")
+    setup.sync_again_changes_nothing()
+
+
+def test_farewell_to_who_asked_too_much(setup: Setup, gmail: Gmail) -> None:
+    setup.put_remotes(["A", "B"], "S")
+    rule = gmail.first("^UID FETCH", untagged=b"* BYE " + TOO_MUCH + b"\r\n", cut=True)
+    run = setup.sync(expect=75)
+    assert "bandwidth limits" in run.err
+    rule.count = 0
+    setup.sync()
+    setup.assert_both("A:S B:S")
 
 
 def test_flags_come_though_it_tells_of_none(behind: Setup, proxy: Proxy) -> None:

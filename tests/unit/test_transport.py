@@ -693,6 +693,8 @@ def test_the_uid_of_an_upload(answer, uid):
         (b"P1 NO [NONEXISTENT] none\r\n", MailboxMissing, None),
         (b"P1 NO [UNAVAILABLE] later\r\n", ServerBusy, None),
         (b"P1 NO [THROTTLED] later\r\n", ServerBusy, None),
+        (b"P1 NO [OVERQUOTA] Account exceeded command or bandwidth limits.\r\n", ServerBusy, None),
+        (b"P1 NO [ALERT] Account exceeded command or bandwidth limits. (Failure)\r\n", ServerBusy, None),
         (b"P1 NO [SERVERBUG] oops\r\n", ServerBusy, None),
         (b"P1 NO please try again later\r\n", ServerBusy, None),
         (b"* BYE too large\r\n", ConnectionLost, None),
