@@ -100,6 +100,7 @@ class LocalObserver:
             fresh += [file for file, _, _ in edited.values()]
         renamed, added = self._match(fresh, kept)
         gone = [row.id for row in kept if row.id not in renamed]
+        copies = 0
         with self._store.transaction():
             if believe:
                 for row_id in edited:
@@ -114,8 +115,9 @@ class LocalObserver:
             self._rows.never_delivered(lost if believe else (*lost, *gone))
             if believe:
                 self._rows.note_gone(gone)
+                copies = sum(self._rows.note_copy(row.id, row.digest or b"") for row in kept if row.id not in renamed)
             self._rows.note_synced(self._boot)
-        return len(renamed)
+        return len(renamed) + copies
 
     def _match(
         self, fresh: Sequence[LocalFile], absent: Sequence[Absent]

@@ -290,6 +290,25 @@ class LocalRows:
                 ),
             )
 
+    def note_copy(self, row_id: int, digest: bytes) -> bool:
+        """A gone file has a copy here, of which the server keeps no second one: the UID is that copy's now. To mark it
+        would delete a message there that is here. Returns whether there is such a copy.
+        """
+        with self._store.transaction() as db:
+            copy = db.execute(
+                "SELECT id, uniquename, directory, info, local_flags, stamp_size, stamp_mtime, stamp_inode FROM pairing"
+                " WHERE pair = ? AND digest = ? AND uid IS NULL AND append_outcome = 'accepted' AND problem <> ''"
+                " AND uniquename IS NOT NULL AND NOT gone"
+                " AND EXISTS (SELECT 1 FROM pairing WHERE id = ? AND uid IS NOT NULL AND NOT expunged) ORDER BY id",
+                (self._pair, digest, row_id),
+            ).fetchone()
+            if copy is None:
+                return False
+            number, name, directory, info, flags, *stamp = copy
+            db.execute("DELETE FROM pairing WHERE id = ?", (number,))
+            self.note_renamed(row_id, LocalFile(Uniquename(name), directory, info, flags), FileStamp(*stamp))
+            return True
+
     def note_stamp(self, row_id: int, stamp: FileStamp) -> None:
         """The file was touched, its content is the same."""
         with self._store.transaction() as db:

@@ -278,7 +278,7 @@ def _plan_append(
     if row.old_uidvalidity:
         made.unmatched += 1
     elif row.append_outcome == "accepted":
-        made.waiting += 1
+        made.waiting += not row.problem_count  # else it is known that none will show up, and told
     elif row.append_outcome == "open" and 0 <= row.append_at - answered_before <= CLOCK_SECONDS:
         made.waiting += 1
         made.open_since = max(made.open_since, row.append_at)

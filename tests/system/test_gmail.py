@@ -102,6 +102,51 @@ def test_with_auto_expunge_off_a_mark_is_a_mark(setup: Setup, proxy: Proxy) -> N
     setup.sync_again_changes_nothing()
 
 
+# --- one copy of two ----------------------------------------------------------------------------------------------
+
+
+def test_two_identical_files_are_one_message_there(setup: Setup, gmail: Gmail, proxy: Proxy) -> None:
+    """The second is kept here, told of, and not sent for ever."""
+    setup.put_remote("B", "S")
+    setup.sync()
+    for _ in range(2):
+        setup.put_local("A", "S")
+    run = setup.run()
+    assert run.code in (0, 75), run
+    assert "one copy of two identical messages" in run.err
+    setup.assert_state(remote="A:S B:S", local="A:S A:S B:S")
+    again = setup.sync_again_changes_nothing("-v", quiet=False)
+    assert "one copy of two identical messages" in again.err
+    assert "held" not in again.err, "it did show up: the other is it"
+    assert sum(command.startswith("APPEND") for command in proxy.seen) == 2
+
+
+def test_copy_of_a_message_that_is_there(setup: Setup, gmail: Gmail) -> None:
+    """A copy is made; then the original is removed. The copy is the message now: nothing is marked, or it would be
+    gone there though it is here."""
+    setup.put_remotes(["A", "B"], "S")
+    setup.sync()
+    setup.put_local("A", "S", name="1700000000.copy.host")
+    setup.run()
+    setup.assert_state(remote="A:S B:S", local="A:S A:S B:S")
+    original = next(file for file in setup.named("A") if file.name != "1700000000.copy.host")
+    original.path.unlink()
+    setup.run()
+    setup.assert_both("A:S B:S")
+    setup.sync_again_changes_nothing()
+
+
+def test_upload_of_what_another_program_put_there(setup: Setup, gmail: Gmail) -> None:
+    """Between the look and the upload: the UID that comes back is that of a message not seen yet."""
+    setup.put_remote("B", "S")
+    setup.sync()
+    setup.put_local("A", "S")
+    gmail.first("^APPEND", count=1, before=lambda: setup.put_remote("A", "S"), take=gmail.one_copy)
+    setup.sync()
+    setup.assert_both("A:S B:S")
+    setup.sync_again_changes_nothing()
+
+
 # --- its moods ----------------------------------------------------------------------------------------------------
 
 COMMANDS = ["^(LOGIN|AUTHENTICATE)", "^SELECT", r"^UID FETCH .*BODY\.PEEK\[\]", "^UID STORE", "^APPEND"]
