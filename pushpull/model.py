@@ -190,6 +190,7 @@ class Pair:
     uidvalidity: int = 0  # 0: never selected
     uidnext: Uid = Uid(1)  # every UID below was observed
     modseq: ModSeq = NEVER
+    choked_modseq: ModSeq = NEVER  # the delta since it was not given; it is not asked for again
     scan_modseq: ModSeq = NEVER  # target of an unfinished first scan
     scan_uid: Uid = Uid(0)  # it is complete up to here
     generation: int = 0

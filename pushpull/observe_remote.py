@@ -27,7 +27,7 @@ from itertools import chain, islice
 from typing import TypeVar
 
 from pushpull.dates import to_epoch
-from pushpull.errors import DeltaLost, ResyncNeeded, Temporary
+from pushpull.errors import DeltaLost, ResyncNeeded, ServerBusy, Temporary
 from pushpull.model import NEVER, Identity, MailboxState, ModSeq, Pair, RemoteView, Uid, UidSet
 from pushpull.observed import RemoteRows, subtract
 from pushpull.ports import Arrival, Opening, Remote, Report, Since, Vanished
@@ -101,8 +101,13 @@ class RemoteObserver:
         try:
             return self._take_in(self._open())
         except DeltaLost:
-            self._store.update_pair(self._pair, modseq=NEVER)
+            self._choked()
             raise
+
+    def _choked(self) -> None:
+        """The next look compares everything, and that MODSEQ is not asked for again."""
+        pair = self._pair
+        self._pair = self._store.update_pair(pair, modseq=NEVER, choked_modseq=pair.modseq or pair.choked_modseq)
 
     def _take_in(self, opening: Opening) -> RemoteSight:
         seen_at = self._clock()
@@ -208,6 +213,10 @@ class RemoteObserver:
         except ResyncNeeded as error:
             self._report.line(logging.INFO, f"the server gives no changes ({error}); comparing everything")
             return None
+        except ServerBusy as error:
+            if not error.throttled:  # 'later' may be its word for never
+                self._choked()
+            raise
         return vanished
 
     def _delta_serves(self, state: MailboxState) -> bool:
@@ -300,6 +309,8 @@ class RemoteObserver:
         if uidnext is None:
             highest = self._rows.highest(1)
             uidnext = Uid(highest[0] + 1) if highest else Uid(1)
+        if modseq == self._pair.choked_modseq:
+            modseq = ModSeq(max(modseq - 1, NEVER))  # every row is as new as that, too
         if (uidnext, modseq) != (self._pair.uidnext, self._pair.modseq):
             self._pair = self._store.update_pair(self._pair, uidnext=uidnext, modseq=modseq)
 

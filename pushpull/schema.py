@@ -43,6 +43,7 @@ CREATE TABLE pair (
     uidvalidity INTEGER NOT NULL DEFAULT 0,
     uidnext INTEGER NOT NULL DEFAULT 1,
     modseq INTEGER NOT NULL DEFAULT 0,
+    choked_modseq INTEGER NOT NULL DEFAULT 0,
     scan_modseq INTEGER NOT NULL DEFAULT 0,
     scan_uid INTEGER NOT NULL DEFAULT 0,
     generation INTEGER NOT NULL DEFAULT 0,

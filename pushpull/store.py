@@ -155,13 +155,13 @@ class Store:
 
 
 _PAIR_COLUMNS = (
-    "id, host, login, local, remote, uidvalidity, uidnext, modseq, scan_modseq, scan_uid, generation,"
+    "id, host, login, local, remote, uidvalidity, uidnext, modseq, choked_modseq, scan_modseq, scan_uid, generation,"
     " marker_generation, canary, compared_at, hook_due"
 )
 
 
 def _pair(row: tuple[Any, ...]) -> Pair:
-    number, host, login, local, remote, uidvalidity, uidnext, modseq, scan_modseq, scan_uid, *rest = row
+    number, host, login, local, remote, uidvalidity, uidnext, modseq, choked_modseq, scan_modseq, scan_uid, *rest = row
     generation, marker_generation, canary, compared_at, hook_due = rest
     return Pair(
         id=number,
@@ -169,6 +169,7 @@ def _pair(row: tuple[Any, ...]) -> Pair:
         uidvalidity=uidvalidity,
         uidnext=Uid(uidnext),
         modseq=ModSeq(modseq),
+        choked_modseq=ModSeq(choked_modseq),
         scan_modseq=ModSeq(scan_modseq),
         scan_uid=Uid(scan_uid),
         generation=generation,

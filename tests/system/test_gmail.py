@@ -204,6 +204,40 @@ def test_farewell_to_who_asked_too_much(setup: Setup, gmail: Gmail) -> None:
     setup.assert_both("A:S B:S")
 
 
+def test_a_delta_that_it_never_gives(setup: Setup, gmail: Gmail) -> None:
+    """BYE to one MODSEQ, each time it is asked for changes since then: everything is compared instead, by itself, and
+    that MODSEQ is not asked for again."""
+    setup.put_remotes(["A", "B"], "S")
+    setup.sync()
+    bad = gmail.first(_since(setup), untagged=b"* BYE System Error\r\n", cut=True)
+    setup.sync()
+    assert bad.hits == 1
+    setup.sync_again_changes_nothing()
+    setup.sync_again_changes_nothing()
+    assert bad.hits == 1, "asked for it again"
+    setup.flag_remote("A", "+F")
+    setup.put_remote("C", "S")
+    setup.sync()
+    setup.assert_both("A:FS B:S C:S")
+    setup.sync_again_changes_nothing()
+
+
+def test_a_delta_that_is_never_possible_now(setup: Setup, gmail: Gmail) -> None:
+    """A NO that says 'later', for ever, to one MODSEQ: it would keep the mailbox from being synchronised for ever."""
+    setup.put_remotes(["A", "B"], "S")
+    setup.sync()
+    bad = gmail.first(_since(setup), answer=b"NO [UNAVAILABLE] Temporary System Problem (Failure)")
+    setup.put_remote("C", "S")
+    setup.sync()
+    assert bad.hits == 1
+    setup.assert_both("A:S B:S C:S")
+
+
+def _since(setup: Setup) -> str:
+    with setup.client() as client:
+        return rf"CHANGEDSINCE {client.status('INBOX')['HIGHESTMODSEQ']}\b"
+
+
 def test_flags_come_though_it_tells_of_none(behind: Setup, proxy: Proxy) -> None:
     """With what is told, and with each renewal of the wait if the user asks for that."""
     Gmail(proxy, behind)
