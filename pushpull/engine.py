@@ -373,7 +373,8 @@ class Cycle:
             self._report.line(
                 logging.WARNING,
                 f"held: {plural(made.unmatched, 'message')} of {printable(self._settings.folder)}, known before the"
-                " server numbered its messages anew and not on it any more; --readopt uploads them as new",
+                " server numbered its messages anew or a full folder pushed them out, and not on it any more;"
+                " --readopt uploads them as new",
             )
         if made.twin_uploads:
             tally.held += made.twin_uploads

@@ -32,6 +32,7 @@ from pushpull.model import NEVER, Identity, MailboxState, ModSeq, Pair, RemoteVi
 from pushpull.observed import RemoteRows, subtract
 from pushpull.ports import Arrival, Opening, Remote, Report, Since, Vanished
 from pushpull.store import Store
+from pushpull.wording import printable
 
 BATCH = 1000
 WINDOW = 20_000
@@ -39,6 +40,8 @@ MAX_LOOKS = 3
 CANARIES = 3
 LARGE_ABSENCE = 50
 COMPARE_SECONDS = 86_400.0
+FOLDER_LIMITS = (1000, 2000, 5000, 10_000)
+"""What Gmail offers as the number of messages that a folder may show."""
 
 T = TypeVar("T")
 
@@ -278,9 +281,25 @@ class RemoteObserver:
         for lo, hi in _union(self._rows.unknown_in(listed), self._rows.revived_by(listed)).ranges:
             self._note(self._remote.views(Uid(lo), Uid(hi)))
         absent = self._rows.absent_from(listed, state.uidnext)
+        if self._remote.gmail and state.exists in FOLDER_LIMITS:
+            absent = subtract(absent, self._pushed_out(absent, listed, state))
         if absent:
             self._believe(absent, state)
         return True
+
+    def _pushed_out(self, absent: UidSet, listed: UidSet, state: MailboxState) -> UidSet:
+        """What a full folder of Gmail does not show any more was not deleted: it shows its newest messages only, if so
+        told in its settings. Their files stay as they are, and are matched by content if they show again."""
+        lowest = listed.ranges[0][0]
+        pushed = self._rows.let_go(UidSet.of(uid for uid in absent if uid < lowest), state.uidvalidity)
+        if pushed:
+            mailbox = printable(self._pair.key.remote)
+            self._report.line(
+                logging.WARNING,
+                f"Gmail shows only the newest {state.exists} messages of {mailbox} (its setting 'Folder size limits'):"
+                f" older ones left it, {len(pushed)} of which stay here as they are",
+            )
+        return pushed
 
     def _believe(self, absent: UidSet, state: MailboxState) -> None:
         if len(absent) > LARGE_ABSENCE or 2 * len(absent) > self._rows.alive(state.uidnext):

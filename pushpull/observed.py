@@ -162,6 +162,27 @@ class RemoteRows:
             db.execute("UPDATE pairing SET append_uidnext = 1 WHERE pair = ? AND append_outcome <> ''", (self._pair,))
             return found.rowcount
 
+    def let_go(self, uids: UidSet, uidvalidity: int) -> UidSet:
+        """Those of the UIDs that have a file: they lose it, and the file waits for a partner as after a change of the
+        UIDVALIDITY. Returns them.
+        """
+        with self._store.transaction() as db:
+            found = UidSet.of(
+                uid
+                for lo, hi in uids.ranges
+                for (uid,) in db.execute(
+                    "SELECT uid FROM pairing WHERE pair = ? AND uid BETWEEN ? AND ? AND NOT expunged"
+                    " AND uniquename IS NOT NULL AND NOT gone",
+                    (self._pair, lo, hi),
+                )
+            )
+            db.executemany(
+                "UPDATE pairing SET uid = NULL, remote_flags = 0, refused_flags = 0, old_uidvalidity = ?"
+                " WHERE pair = ? AND uid = ?",
+                ((max(uidvalidity, 1), self._pair, uid) for uid in found),
+            )
+            return found
+
 
 class LocalRows:
     """What a folder showed of one pair."""

@@ -252,3 +252,37 @@ def test_flags_come_though_it_tells_of_none(behind: Setup, proxy: Proxy) -> None
         behind.flag_remote("A", "+R")
         behind.put_remote("B")
         live.wait_both("A:FRS B")
+
+
+# --- a folder that shows its newest messages only -----------------------------------------------------------------
+
+
+def test_what_a_folder_limit_pushes_out_was_not_deleted(setup: Setup, proxy: Proxy) -> None:
+    """Each new message pushes out the oldest. Its file stays as it is, and the user is told why."""
+    gmail = Gmail(proxy, setup, folder_limit=4)
+    setup.put_remotes(["A", "B", "C", "D"], "S")
+    setup.sync()
+    setup.assert_both("A:S B:S C:S D:S")
+    setup.put_remotes(["E", "F"], "S")
+    run = setup.sync()
+    assert "newest 4 messages" in run.err, run
+    setup.assert_state(remote="C:S D:S E:S F:S", local="A:S B:S C:S D:S E:S F:S")
+    again = setup.sync_again_changes_nothing(quiet=False)
+    assert "held: 2 messages" in again.err
+    setup.flag_local("A", "+F")
+    gmail.folder_limit = 6
+    setup.put_remotes(["A", "B"], "S")  # the limit is another one, and they show again
+    setup.sync()
+    setup.assert_both("A:FS B:S C:S D:S E:S F:S")
+    setup.sync_again_changes_nothing()
+
+
+def test_deletions_in_a_full_folder_are_deletions(setup: Setup, proxy: Proxy) -> None:
+    """What is not older than all that is shown was not pushed out."""
+    Gmail(proxy, setup)
+    setup.put_remotes(["A", "B", "C", "D", "E"], "S")
+    setup.sync()
+    setup.expunge_remote("C")
+    setup.sync()
+    setup.assert_state(remote="A:S B:S D:S E:S", local="A:S B:S C:ST D:S E:S")
+    setup.sync_again_changes_nothing()
