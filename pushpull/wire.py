@@ -121,7 +121,7 @@ def code(text: bytes) -> tuple[str, bytes, str]:
     match = _CODE.match(text)
     if match is None:
         return "", b"", words(text)
-    return match[1].decode("ascii", "replace").upper(), match[2] or b"", words(match[3])
+    return printable(match[1]).upper(), match[2] or b"", words(match[3])
 
 
 def words(data: bytes) -> str:

@@ -118,9 +118,13 @@ def test_a_message_id_without_end():
     assert fingerprint([header.replace(b"\r", b"")]).message_id == message_id(header)
 
 
-@pytest.mark.parametrize("text", [b"x" * MEGABYTE, b"[ALERT] " + b"\x1b" * MEGABYTE, b"[" + b"A" * MEGABYTE + b"] no"])
+@pytest.mark.parametrize(
+    "text",
+    [b"x" * MEGABYTE, b"[ALERT] " + b"\x1b" * MEGABYTE, b"[" + b"A" * MEGABYTE + b"] no", b"[OVER\x07QUOTA\xff] no"],
+)
 def test_words_of_a_server_are_as_many_as_a_person_reads(text):
     code, _, words = wire.code(text)
     assert len(words) < 600
-    assert len(code) <= 200
+    assert len(code) <= 800
+    assert code.isprintable()
     assert words.isprintable()
