@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import ExitStack
+from functools import partial
 
 from pushpull.accounts import Credentials, Door, Sessions, account_of
 from pushpull.commands import run_hook
@@ -112,7 +113,7 @@ class _Run:
                         effort,
                         readopt=self._options.readopt,
                         attempts=ATTEMPTS,
-                        tell=self._tell_retry,
+                        tell=partial(self._tell_retry, pairing.name),
                     )
                 finally:
                     codes.append(self._run_hook(store, prepared, effort.tally))
@@ -166,5 +167,5 @@ class _Run:
         if not self._options.dry_run:
             tell_problems(store, pair.id, self._output, time.time())
 
-    def _tell_retry(self, error: BaseException, gap: float) -> None:
-        self._output.line(logging.WARNING, f"{error}; trying again in {gap:.0f} s")
+    def _tell_retry(self, name: str, error: BaseException, gap: float) -> None:
+        self._output.line(logging.WARNING, f"{name}: {error}; trying again in {gap:.0f} s")
