@@ -32,6 +32,16 @@ _LONG = 200_000  # octets of an input that repeats a piece of another
 _EVERY = 20_000  # executions between two such inputs
 
 
+def recorded() -> list[tuple[str, str, bytes]]:
+    """(conversation, server, what it said) of each file of the corpus."""
+    found = []
+    for path in sorted(CORPUS.iterdir()):
+        name, _, server = path.stem.partition("-")
+        text = path.read_bytes().partition(b"\n")[2]  # behind the licence
+        found.append((name, server, text.replace(b"\n", b"\r\n")))
+    return found
+
+
 class Finding(AssertionError):
     """An input that broke a rule."""
 
@@ -50,9 +60,8 @@ class Campaign:
     def __post_init__(self) -> None:
         self._rng = Random(self.seed)
         self._names = list(targets.CONVERSATIONS)
-        for path in sorted(CORPUS.iterdir()):
-            stream = path.read_bytes()
-            self.pools.setdefault(path.name.partition("-")[0], []).append(stream)
+        for name, _, stream in recorded():
+            self.pools.setdefault(name, []).append(stream)
             self.pools.setdefault("answer", []).extend(_answers(stream))
 
     def run(self, executions: int) -> None:

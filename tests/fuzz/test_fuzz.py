@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from tests.fuzz.campaign import CORPUS, Campaign, Finding
+from tests.fuzz.campaign import Campaign, Finding, recorded
 from tests.fuzz.targets import CONVERSATIONS, outcome
 
 EXECUTIONS = int(os.environ.get("PUSHPULL_FUZZ") or 200_000)
@@ -22,17 +22,18 @@ def test_nothing_is_found() -> None:
     assert len(campaign.outcomes) > 1000  # it reaches more than the first error
 
 
-@pytest.mark.parametrize("path", sorted(CORPUS.iterdir()), ids=lambda path: path.name)
-def test_what_real_servers_say_is_understood(path) -> None:
+@pytest.mark.parametrize(
+    ("name", "server", "stream"), recorded(), ids=[f"{name}-{server}" for name, server, _ in recorded()]
+)
+def test_what_real_servers_say_is_understood(name: str, server: str, stream: bytes) -> None:
     """Else the fuzzer would start from nothing."""
-    name, _, server = path.name.partition("-")
-    found, end = outcome(name, path.read_bytes())
+    found, end = outcome(name, stream)
     assert not end or server in ("gmail", "cyrus")
     assert found or end
 
 
 def test_the_corpus_holds_every_conversation() -> None:
-    assert {path.name.partition("-")[0] for path in CORPUS.iterdir()} == set(CONVERSATIONS)
+    assert {name for name, _, _ in recorded()} == set(CONVERSATIONS)
 
 
 @pytest.mark.parametrize(

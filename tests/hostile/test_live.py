@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import itertools
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.hostile.conftest import MakeVictim
-from tests.support.hostile import Asked, Hostile
+from tests.support.hostile import Asked, Hostile, drip
 from tests.support.live import Live, cpu_seconds
 from tests.support.messages import lf, mail
 from tests.support.victim import MEMORY_MB, Victim
@@ -33,13 +32,6 @@ def idling(*lines: bytes, again: bytes = b"") -> Lie:
     return lie
 
 
-def slowly(asked: Asked) -> Iterator[bytes]:
-    yield b"+ idling\r\n"
-    for octet in itertools.repeat(b"*"):
-        yield octet
-        time.sleep(0.3)  # the pace of the server; nobody waits for it
-
-
 # To the watcher that idles; and what the log has to say of it.
 LIES: dict[str, tuple[Lie, str]] = {
     "vanished": (idling(b"* VANISHED 1:61\r\n"), ""),
@@ -49,7 +41,7 @@ LIES: dict[str, tuple[Lie, str]] = {
     "no sense": (idling(b"\x1b[2J\xff\0\r\n"), "nothing that was asked"),
     "a line without end": (idling(again=b"x" * 65536), "a line of more than"),
     "a flood": (idling(again=b"* 61 EXISTS\r\n" * 100), ""),
-    "octets": (slowly, "too slowly"),
+    "octets": (lambda asked: itertools.chain([b"+ idling\r\n"], drip(itertools.repeat(b"*"))), "too slowly"),
     "bye": (idling(b"* BYE go away\r\n"), "go away"),
     "a literal": (idling(b"* 1 FETCH (BODY[] {4000000000}\r\n", again=b"x" * 65536), "nobody asked for"),
     "an alert": (idling(b"* OK [ALERT] \x1b[2J alicepw\r\n"), "the server says"),

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
 from tests.hostile.test_answers import Once
-from tests.support.hostile import Asked, Hostile
+from tests.support.hostile import Asked, Hostile, drip, silent
 from tests.support.victim import Victim
 
 MEGABYTE = b"x" * (1 << 20)
@@ -20,19 +19,7 @@ def endless(piece: bytes, first: bytes = b"") -> Callable[[Asked], Iterator[byte
     return lambda asked: itertools.chain([first.replace(b"TAG", asked.tag)], itertools.repeat(piece))
 
 
-def drip(octets: Iterable[bytes]) -> Iterator[bytes]:
-    """One octet now and then: sooner than a timeout, and for ever."""
-    for octet in octets:
-        yield octet
-        time.sleep(0.3)  # the pace of the server; nobody waits for it
-
-
-def silent(_: Asked) -> Iterator[bytes]:
-    time.sleep(20)  # the program has left by then, or its deadline did not hold
-    yield b""
-
-
-SELECT, DELTA, LOGOUT, STORE = rb"^SELECT", rb"CHANGEDSINCE", rb"^LOGOUT", rb"UID STORE"
+SELECT, DELTA, LOGOUT = rb"^SELECT", rb"CHANGEDSINCE", rb"^LOGOUT"
 
 WITHOUT_END = {
     "a line": (SELECT, endless(MEGABYTE, b"* OK "), "a line of more than"),
@@ -53,7 +40,7 @@ WITHOUT_END = {
     "capabilities": (rb"^LOGIN", endless(b"* CAPABILITY " + b"A " * 100_000 + b"\r\n"), "talks"),
     "octets": (SELECT, lambda asked: drip(itertools.repeat(b"*")), "too slowly"),
     "octets of a literal": (DELTA, lambda asked: drip([b"* 1 FETCH (UID 1 BODY[] {500}\r\n", *[b"x"] * 500]), "slowly"),
-    "nothing": (SELECT, silent, "no answer within"),
+    "nothing": (SELECT, lambda asked: silent(), "no answer within"),
     "a literal for a list": (SELECT, endless(MEGABYTE, b'* LIST () "/" {9999999999}\r\n'), "malformed literal"),
     "a literal for a header": (DELTA, endless(MEGABYTE, b"* 1 FETCH (BODY[HEADER] {4294967295}\r\n"), "nobody asked"),
     "a literal of 10 GB": (DELTA, endless(MEGABYTE, b"* 1 FETCH (BODY[] {10737418240}\r\n"), "malformed literal"),
@@ -74,7 +61,7 @@ GREETINGS: dict[str, Callable[[], Iterable[bytes]]] = {
     "a line without end": lambda: itertools.repeat(MEGABYTE),
     "empty lines": lambda: itertools.repeat(b"\r\n" * 10_000),
     "octets": lambda: drip(itertools.repeat(b"*")),
-    "nothing": lambda: silent(Asked(b"", b"", [])),
+    "nothing": silent,
 }
 
 

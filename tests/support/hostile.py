@@ -16,6 +16,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,8 +24,8 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.support.client import Remote
-from tests.support.dovecot import certificates
 from tests.support.messages import crlf
+from tests.support.server import certificates
 
 CAPABILITY = b"IMAP4rev1 SASL-IR ID ENABLE IDLE UIDPLUS LITERAL+ CONDSTORE QRESYNC ESEARCH AUTH=PLAIN"
 DATE = datetime(2003, 2, 1, 1, 2, 3, tzinfo=UTC)
@@ -49,8 +50,18 @@ class Asked:
     def untagged(self) -> list[bytes]:
         return self.honest[:-1]
 
-    def ok(self, text: bytes = b"done") -> bytes:
-        return self.tag + b" OK " + text + b"\r\n"
+
+def drip(octets: Iterable[bytes]) -> Iterator[bytes]:
+    """One octet now and then, sooner than a timeout: the pace of the server, for which nobody waits."""
+    for octet in octets:
+        yield octet
+        time.sleep(0.3)
+
+
+def silent() -> Iterator[bytes]:
+    """Says nothing. The program has left by its end, or its deadline did not hold."""
+    time.sleep(20)
+    yield b""
 
 
 Lie = Callable[[Asked], Iterable[bytes]]
@@ -150,6 +161,9 @@ class Hostile:
     def forget_rawlog(self, user: str | None = None) -> None:
         del user
         self.heard.clear()
+
+    def remote_name(self, mailbox: str) -> str:
+        return mailbox
 
     # --- the server ---------------------------------------------------------------------------------------------
 
