@@ -12,7 +12,7 @@ import pytest
 from tests.fuzz.campaign import Campaign, Finding, recorded
 from tests.fuzz.targets import CONVERSATIONS, outcome
 
-EXECUTIONS = int(os.environ.get("PUSHPULL_FUZZ") or 200_000)
+EXECUTIONS = int(os.environ.get("PUSHPULL_FUZZ") or 180_000)
 
 
 @pytest.mark.timeout(3600)

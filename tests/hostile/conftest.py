@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """One honest run for all tests; each gets a copy of what it left, and a server of its own.
 
-A tenth of the tests runs by default, the same each time; PUSHPULL_HOSTILE=all (`contrib/test --all`) runs them all.
+A sixteenth of the tests runs by default, the same each time; PUSHPULL_HOSTILE=all (`contrib/test --all`) runs them all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.support.victim import Victim, copied, equal_sides, fill, victim_of
 
 MakeVictim = Callable[..., Victim]
 HERE = Path(__file__).parent
-SHARE = 10
+SHARE = 16
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
