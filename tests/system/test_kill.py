@@ -12,6 +12,7 @@ import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import pytest
 
@@ -27,6 +28,7 @@ FAULTS = 4
 ANY_NUMBER = 3600
 KILL = "SIGKILL"
 NEEDS_NO_ROOM = ("unlink", "unlinkat", "utimensat")
+TELLING = ("renameat2", "write", "read", "fdatasync", "fsync", "pwrite64")
 FILLS_THE_DISK = ("mkdir", "mkdirat", "rename", "renameat", "renameat2", "link", "linkat", "pwrite64", "ftruncate")
 
 
@@ -72,7 +74,14 @@ def draw(calls: Sequence[Call], count: int) -> list[Call]:
     if ALL:
         return [call for row in ends for call in row]
     chance = random.Random(20261122)
-    return [chance.choice(row) for row in chance.sample(ends, min(count, len(ends)))]
+    kinds: dict[str, list[Call]] = {}
+    for call in (chance.choice(row) for row in ends):
+        kinds.setdefault(f"{call.name} {call.socket}", []).append(call)
+    # One of each kind, those that matter most first; then one more of each.
+    order = sorted(kinds.values(), key=lambda found: TELLING.index(found[0].name) if found[0].name in TELLING else 99)
+    shuffled = [chance.sample(found, len(found)) for found in order]
+    turns = [call for turn in zip_longest(*shuffled) for call in turn if call is not None]
+    return turns[:count]
 
 
 @dataclass(frozen=True)
