@@ -65,6 +65,10 @@ class Courier(RecordedServer):
         "qresync": "it has no QRESYNC",
         "condstore": "it has no CONDSTORE",
         "lose_modseq": "it has no MODSEQ",
+        "lone CR": "it drops a CR that stands alone",
+        "refuses empty": "it stores a line end for an empty file, and refuses nothing",
+        "set_quota": "its quota is not looked at",
+        "set_read_only": "its access rights are not looked at",
     }
 
     def __init__(self, base: Path | None = None, settings: str = "", *, per_address: int = 100) -> None:

@@ -11,6 +11,7 @@ import collections
 import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,7 @@ def reason_against(feature: str) -> str | None:
     return chosen().lacks.get(feature)
 
 
+@pytest.hookimpl(trylast=True)  # what -k and -m left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     reasons = {item: unmet(item) for item in items if HERE in item.path.parents}
     out = [item for item, reason in reasons.items() if reason]
@@ -57,9 +59,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[NOT_EXPRESSED] = collections.Counter(reason for reason in reasons.values() if reason)
 
 
+@pytest.hookimpl
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["not expressed"] = dict(session.config.stash.get(NOT_EXPRESSED, {}))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """xdist: each worker collects all of the tests, the session that prints the summary none."""
+    node.config.stash[NOT_EXPRESSED] = collections.Counter(getattr(node, "workeroutput", {}).get("not expressed", {}))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     counts = config.stash.get(NOT_EXPRESSED, collections.Counter())
-    if hasattr(config, "workerinput") or not counts:
+    if not counts:
         return
     terminalreporter.section(f"cannot be expressed on {chosen().name}: {counts.total()} tests")
     for reason, count in counts.most_common():

@@ -104,6 +104,7 @@ def test_carriage_returns_in_a_file(setup: Setup, body: bytes) -> None:
     setup.sync_again_changes_nothing()
 
 
+@pytest.mark.needs("lone CR")
 def test_carriage_returns_alone_are_kept(setup: Setup) -> None:
     body = setup.know("cr", b"Subject: x\n\na\rb\n\rc\n")
     setup.put_remote(body)
@@ -125,6 +126,7 @@ def test_nul_in_a_file(setup: Setup) -> None:
     assert len(setup.files()) == 2
 
 
+@pytest.mark.needs("refuses empty")
 def test_empty_file_is_set_aside(setup: Setup) -> None:
     """Dovecot refuses a message of no bytes; the others go on, and it is not forgotten."""
     setup.put_local(b"", "S", name="empty.1.host")
@@ -335,6 +337,7 @@ def test_draft_edited_in_place(each: Setup) -> None:
     each.sync_again_changes_nothing()
 
 
+@pytest.mark.needs("refuses empty")
 def test_draft_edited_beside_a_file_that_is_refused(setup: Setup) -> None:
     """A message that the server never takes does not keep the old copy of a draft alive."""
     setup.put_local(b"", "S", name="empty.1.host")

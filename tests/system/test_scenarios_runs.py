@@ -249,6 +249,7 @@ def test_newer_state_is_left_alone(setup: Setup) -> None:
     assert setup.state.read_bytes() == before
 
 
+@pytest.mark.needs("refuses empty")
 def test_control_characters_never_reach_the_terminal(setup: Setup) -> None:
     """A file name and a mailbox's words are strangers' text."""
     setup.put_local(b"", name="evil\x1b[2J.1.host")
