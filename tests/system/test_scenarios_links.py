@@ -37,7 +37,9 @@ CUTS: dict[str, Callable[[Proxy], Rule]] = {
 }
 
 
-@pytest.mark.parametrize("where", CUTS)
+@pytest.mark.parametrize(
+    "where", [pytest.param(where, marks=pytest.mark.needs("condstore") if where == "enable" else ()) for where in CUTS]
+)
 def test_link_cut_once(behind: Setup, proxy: Proxy, where: str) -> None:
     """One run gets over it by itself: it connects again and goes on, nothing is lost or there twice."""
     behind.strategy = "qresync"  # ENABLE is sent for CONDSTORE alone; the other ways follow below
