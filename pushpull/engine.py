@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from pushpull.apply import Applier
 from pushpull.download import Downloader, Pace
-from pushpull.errors import Refused, Temporary
+from pushpull.errors import Refused, Restless
 from pushpull.model import Marker, Pair, Policy, Tally
 from pushpull.observe_local import LocalObserver
 from pushpull.observe_remote import RemoteObserver, RemoteSight
@@ -120,7 +120,7 @@ class Cycle:
         self._tell_held(made, tally)
         if not complete:
             what = f"mailbox {self._pair.key.remote}" if whole_folder else f"folder {self._settings.folder}"
-            raise Temporary(
+            raise Restless(
                 f"the {printable(what)} could not be read to its end; nothing was uploaded or marked deleted",
                 remedy="try again when nothing changes it all the time",
             )
@@ -158,8 +158,8 @@ class Cycle:
             self.trust = Trust.SAME
         return look.complete
 
-    def _restless(self) -> Temporary:
-        return Temporary(
+    def _restless(self) -> Restless:
+        return Restless(
             f"{printable(self._settings.folder)} changes too fast to tell what is in it; nothing was changed",
             remedy="try again when no other program works in it",
         )

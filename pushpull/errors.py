@@ -156,6 +156,12 @@ class ServerBusy(Temporary):
         return self.code == "THROTTLED"
 
 
+class Restless(Temporary):
+    """A side changed all the while that it was looked at. What was achieved meanwhile gives no right to more attempts:
+    whoever changes it may do so for ever.
+    """
+
+
 class CommandFailed(Temporary):
     """A command from the configuration (password, token, hook) failed, hung, or printed nothing."""
 

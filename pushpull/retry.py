@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from tenacity import RetryCallState, Retrying, retry_if_exception
 
-from pushpull.errors import CommandFailed, PairingLocked, Temporary
+from pushpull.errors import CommandFailed, PairingLocked, Restless, Temporary
 
 ATTEMPTS = 3
 SECONDS = 60.0
@@ -65,12 +65,13 @@ class Patience:
         patient = self._attempts < 2 or self._clock() - self._since < SECONDS  # one stall may last a minute
         return self._attempts >= self._allowed or not patient
 
-    def _gap(self, _state: RetryCallState) -> float:
+    def _gap(self, state: RetryCallState) -> float:
         """Jittered exponential: programs that were cut off together do not come back together. Asked before
         `_exhausted`, so the failed attempt is counted here.
         """
         seen = self._progress()
-        if seen != self._seen:
+        restless = state.outcome is not None and isinstance(state.outcome.exception(), Restless)
+        if seen != self._seen and not restless:
             self._seen, self._since, self._attempts = seen, self._clock(), 0
         else:
             self._attempts += 1

@@ -135,7 +135,7 @@ def test_securing(cls):
         def wrap_socket(self, *arguments, **options):
             error = made(cls)
             if isinstance(error, ssl.SSLCertVerificationError):
-                error.verify_message = "certificate has expired"
+                error.verify_code, error.verify_message = 10, "certificate has expired"
             raise error
 
     sock = ScriptedSocket()

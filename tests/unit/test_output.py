@@ -243,7 +243,7 @@ def test_the_width_is_the_terminals(terminal: Terminal) -> None:
 
 def test_summary_of_everything() -> None:
     output, stream = quiet()
-    tally = Tally(12, 1, 2, 3, 1, 1, 4, 5, 0, 6, 2, 1200, bytes_down=3_400_000, bytes_up=10, notes=["a note"])
+    tally = Tally(12, 1, 2, 3, 1, 1, 4, 4, 5, 0, 6, 2, 1200, bytes_down=3_400_000, bytes_up=10, notes=["a note"])
     output.summary("INBOX", tally)
     assert stream.getvalue() == (
         "INBOX: 12 downloaded (3.4 MB), 1 uploaded (10 bytes), 2 matched, 4 flags changed, 1 marked deleted here,"

@@ -16,6 +16,7 @@ from pushpull.errors import (
     MessageError,
     PairingLocked,
     Refused,
+    Restless,
     ResyncNeeded,
     ServerBusy,
     ServerUnsupported,
@@ -229,3 +230,14 @@ def test_an_exception_from_the_pause_ends_it_at_once(error):
         patience(world.attempt)
     assert caught.value is error
     assert (world.attempts, len(paused)) == (1, 1)
+
+
+def test_a_folder_that_never_rests_ends_a_run_whatever_was_achieved_meanwhile():
+    def restless(world):
+        world.achieved += 1
+        return Restless("changes all the time")
+
+    world = World(restless)
+    with pytest.raises(Restless):
+        world.run()
+    assert world.attempts == ATTEMPTS
