@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.support.expressed"]
+
 UNIT = Path(__file__).parent / "unit"
 
 # No deadline anywhere: a loaded machine is no fault of the code.

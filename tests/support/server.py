@@ -3,7 +3,7 @@
 
 Another client's work goes over IMAP. What no client can do (a lost index, a quota, an administrator) is a method of
 its own; a server that has no way to it, or lacks what a test is about, says so in `lacks`: the feature's name and
-the reason. Tests name what they need with `@pytest.mark.needs`, and tests/system/conftest.py counts and tells them.
+the reason. Tests name what they need with `@pytest.mark.needs`, and tests/support/expressed.py counts and tells them.
 """
 
 from __future__ import annotations
