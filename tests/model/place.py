@@ -13,15 +13,20 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from pushpull.flags import Flags, from_imap
 from tests.support.client import Client
 from tests.support.dovecot import Dovecot
 from tests.support.waiting import wait_for
+
+T = TypeVar("T")
 
 USER = "model"
 LABEL = "$Label1"
@@ -56,13 +61,20 @@ class Other(Client):
         self.__init__(*self._login)  # type: ignore[misc]
 
     def messages(self, mailbox: str) -> dict[int, Shown]:
+        return self._afresh_if_broken(lambda: self._messages(mailbox))
+
+    def append(self, mailbox: str, message: bytes, flags: str = "", date: datetime | None = None) -> int:
+        return self._afresh_if_broken(lambda: super(Other, self).append(mailbox, message, flags, date))
+
+    def _afresh_if_broken(self, act: Callable[[], T]) -> T:
+        """Again in a new session when this one stumbles over a mailbox that was made anew; it was refused then."""
         try:
-            return self._messages(mailbox)
+            return act()
         except AssertionError as error:
             if not re.search("SERVERBUG|deleted under us", str(error)):
                 raise
             self.reconnect()
-            return self._messages(mailbox)
+            return act()
 
     def _messages(self, mailbox: str) -> dict[int, Shown]:
         found = {}
@@ -102,6 +114,7 @@ class Place:
     server: Dovecot = field(init=False)
     other: Other = field(init=False)
     examples: int = 0
+    renumberings: int = 0
     _no_sessions: set[str] = field(default_factory=set)  # pids of Dovecot's that are other kinds of processes
 
     def __enter__(self) -> Place:

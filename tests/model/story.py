@@ -80,7 +80,9 @@ class Story(Edits):
         server, place = self.world.server, self.world.place
         same = {uid: uid for uid in server.messages}
         place.other.leave()
-        validity = place.other.status(server.mailbox)["UIDVALIDITY"] + 1
+        # Far below those that the server gives to mailboxes that it makes: it would give the next one again.
+        place.renumberings += 1
+        validity = 1_000_000 + place.renumberings
         place.server.doveadm("mailbox", "update", "-u", USER, "--uid-validity", str(validity), server.mailbox)
         return same
 
