@@ -25,6 +25,7 @@ from tests.support.server import (
     free_ports,
     mail_ids,
     open_directory,
+    started,
     wait_for_greetings,
 )
 from tests.support.waiting import wait_for
@@ -328,9 +329,10 @@ class Dovecot(Server):
     def _rawlog_files(self, user: str | None) -> list[Path]:
         directory = self.base / "rawlog" / (user or self.user)
         files = sorted(directory.glob("*.in"), key=lambda path: path.stat().st_mtime_ns)
-        pids = {path.name.split(".")[1] for path in files}
+        sessions = [(int(path.name.split(".")[1]), path.stat().st_mtime) for path in files]
         wait_for(
-            lambda: not any(alive(int(pid)) for pid in pids),
+            # A process that began after the log was written to last has the number of one that ended.
+            lambda: not any(alive(pid) and started(pid) <= written + 1 for pid, written in sessions),
             what=f"the end of the sessions of {user or self.user}",
         )
         return files

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import imaplib
+import os
 import re
 import ssl
 
@@ -11,7 +12,7 @@ import pytest
 
 from tests.support.dovecot import Dovecot
 from tests.support.proxy import Proxy
-from tests.support.run import Setup
+from tests.support.run import LONG_AGO, Setup
 from tests.support.table import check, play, row
 
 
@@ -43,6 +44,15 @@ def test_own_sessions_do_not_show_on_the_wire(setup: Setup) -> None:
     setup.expunge_remote("A")
     setup.assert_state(remote="")
     assert setup.sent() == []
+
+
+def test_the_number_of_an_ended_session_may_be_another_process_now(dovecot: Dovecot) -> None:
+    """Process numbers come round within the hour of a long campaign; nobody else's end is waited for."""
+    user = dovecot.add_user("long-gone")
+    log = dovecot.base / "rawlog" / user / f"20260101-000000.{os.getpid()}.1.in"
+    log.write_bytes(b"1.000000 a NOOP\r\n")
+    os.utime(log, (LONG_AGO, LONG_AGO))
+    assert dovecot.commands(user) == ["NOOP"]
 
 
 def test_literals_are_no_commands(setup: Setup) -> None:
