@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +31,12 @@ class Certificates:
 
     def key(self, name: str) -> Path:
         return self.directory / f"{name}.key"
+
+    def server_context(self, name: str = "good") -> ssl.SSLContext:
+        """For a server with that certificate."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.pem(name), self.key(name))
+        return context
 
     def sha256(self, name: str) -> str:
         """SHA-256 of the leaf's DER, in hex: what `ssl.certificate_sha256` takes."""

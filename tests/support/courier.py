@@ -16,12 +16,10 @@ from tests.support.recorder import RecordedServer
 from tests.support.server import (
     alive,
     certificates,
-    end_session,
     free_ports,
     mail_ids,
     processes,
     unpacked,
-    wait_for_greetings,
 )
 
 _CAPABILITY = "IMAP4rev1 UIDPLUS CHILDREN NAMESPACE THREAD=ORDEREDSUBJECT THREAD=REFERENCES SORT QUOTA IDLE"
@@ -76,30 +74,16 @@ class Courier(RecordedServer):
         self._settings = settings
         self._per_address = per_address
         self._root = unpacked("courier") / "root"
-        self._process: subprocess.Popen[bytes] | None = None
         self.plain_port, self.tls_port = free_ports(2)
 
     # --- the process ------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def launch(self) -> subprocess.Popen[bytes]:
         if not (self.base / "etc").exists():
             self._write_files()
             self._write_users()
         script = _INSIDE.format(base=self.base, tls=self.tls_port, plain=self.plain_port, per_address=self._per_address)
-        self._process = namespace.start("courier", script, self.base / "log")
-        wait_for_greetings(tls_port=self.tls_port, plain_port=self.plain_port, what="courier", detail=self.log)
-        self.open_doors()
-
-    def stop(self) -> None:
-        process, self._process = self._process, None
-        if process:
-            end_session(process)
-
-    def log(self) -> str:
-        try:
-            return (self.base / "log").read_text(errors="replace")
-        except FileNotFoundError:
-            return ""
+        return namespace.start("courier", script, self.base / "log")
 
     def _write_files(self) -> None:
         etc, packaged = self.base / "etc", self._root / "etc/courier"

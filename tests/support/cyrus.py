@@ -17,12 +17,10 @@ from tests.support.client import Client
 from tests.support.recorder import RecordedServer
 from tests.support.server import (
     certificates,
-    end_session,
     free_ports,
     mail_ids,
     open_directory,
     unpacked,
-    wait_for_greetings,
 )
 from tests.support.waiting import wait_for
 
@@ -90,12 +88,11 @@ class Cyrus(RecordedServer):
         self._root = unpacked("cyrus") / "root"
         # Socket paths are limited to 107 bytes, so they get a short directory.
         self._run = open_directory("ppc-")
-        self._master: subprocess.Popen[bytes] | None = None
         self.plain_port, self.tls_port = free_ports(2)
 
     # --- the process ------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
+    def launch(self) -> subprocess.Popen[bytes]:
         uid, gid = mail_ids()
         fresh = not (self.base / "imapd.conf").exists()
         if fresh:
@@ -103,8 +100,8 @@ class Cyrus(RecordedServer):
             for path in (self.base, *self.base.rglob("*"), self._run):
                 os.chown(path, uid, gid)
             self._set_password("cyrus", self.password)
-        with open(self.base / "master.log", "ab") as log:
-            self._master = subprocess.Popen(
+        with open(self.base / "log", "ab") as log:
+            return subprocess.Popen(
                 [
                     self._bin / "master",
                     "-C",
@@ -121,24 +118,10 @@ class Cyrus(RecordedServer):
                 stderr=log,
                 start_new_session=True,
             )
-        wait_for_greetings(tls_port=self.tls_port, plain_port=self.plain_port, what="cyrus", detail=self.log)
-        self.open_doors()
-
-    def stop(self) -> None:
-        """End the master, and wait until its whole session of processes is gone."""
-        master, self._master = self._master, None
-        if master:
-            end_session(master)
 
     def remove(self) -> None:
         shutil.rmtree(self._run, ignore_errors=True)
         super().remove()
-
-    def log(self) -> str:
-        try:
-            return (self.base / "master.log").read_text(errors="replace")
-        except FileNotFoundError:
-            return ""
 
     @property
     def _bin(self) -> Path:

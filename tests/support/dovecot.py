@@ -193,12 +193,6 @@ class Dovecot(Server):
     def kick(self, user: str | None = None) -> None:
         self.doveadm("kick", user or self.user)
 
-    def log(self) -> str:
-        try:
-            return (self.base / "log").read_text(errors="replace")
-        except FileNotFoundError:
-            return ""
-
     def _wait(self) -> None:
         wait_for_greetings(tls_port=self.port, plain_port=self.starttls_port, what="dovecot", detail=self.log)
 

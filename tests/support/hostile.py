@@ -168,8 +168,7 @@ class Hostile:
     # --- the server ---------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Hostile:
-        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._tls.load_cert_chain(certificates().pem("good"), certificates().key("good"))
+        self._tls = certificates().server_context()
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port = self._server.getsockname()[1]
         self._accepting = threading.Thread(target=self._accept, daemon=True)

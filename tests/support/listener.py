@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -38,8 +37,7 @@ class Peer:
         return line
 
     def secure(self, certificate: str = "good", sni: list[str | None] | None = None) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificates().pem(certificate), certificates().key(certificate))
+        context = certificates().server_context(certificate)
         if sni is not None:
             context.sni_callback = lambda sock, name, _: sni.append(name)
         self.sock = context.wrap_socket(self.sock, server_side=True)

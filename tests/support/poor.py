@@ -15,7 +15,7 @@ from pysasl.hashing import BuiltinHash
 
 from tests.support import namespace
 from tests.support.recorder import RecordedServer
-from tests.support.server import certificates, end_session, free_ports, unpacked, wait_for_greetings
+from tests.support.server import certificates, free_ports, unpacked
 
 
 class _Poor(RecordedServer):
@@ -25,27 +25,7 @@ class _Poor(RecordedServer):
 
     def __init__(self, base: Path | None = None) -> None:
         super().__init__(base)
-        self._process: subprocess.Popen[bytes] | None = None
         (self.plain_port,) = free_ports(1)
-
-    def launch(self) -> subprocess.Popen[bytes]:
-        raise NotImplementedError
-
-    def start(self) -> None:
-        self._process = self.launch()
-        wait_for_greetings(tls_port=self.tls_port, plain_port=self.plain_port, what=self.name, detail=self.log)
-        self.open_doors()
-
-    def stop(self) -> None:
-        process, self._process = self._process, None
-        if process:
-            end_session(process)
-
-    def log(self) -> str:
-        try:
-            return (self.base / "log").read_text(errors="replace")
-        except FileNotFoundError:
-            return ""
 
     def _run(self, *command: str | Path) -> subprocess.Popen[bytes]:
         with open(self.base / "log", "ab") as log:

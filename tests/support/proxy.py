@@ -24,20 +24,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
-import threading
 from dataclasses import dataclass, field
-from types import TracebackType
 
 from tests.support.dovecot import certificates
 from tests.support.link import Link, Pace
+from tests.support.loop import LoopThread
 from tests.support.rules import Cut, Direction, How, Offer, Rule, Traffic
 
 _LINE = 1 << 22
 
 
 @dataclass
-class Proxy:
+class Proxy(LoopThread):
     """Context manager; `port` is where the program connects to (implicit TLS)."""
 
     upstream: int  # Dovecot's port without TLS
@@ -55,26 +53,15 @@ class Proxy:
     pace_up: Pace = field(default_factory=Pace)
     pace_down: Pace = field(default_factory=Pace)
 
-    def __enter__(self) -> Proxy:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificates().pem("good"), certificates().key("good"))
+    async def begin(self) -> None:
+        context = certificates().server_context()
         self._links: set[Link] = set()
-        self._loop = asyncio.new_event_loop()
-        self._server = self._loop.run_until_complete(
-            asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=context, limit=_LINE)
-        )
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=context, limit=_LINE)
         self.port = self._server.sockets[0].getsockname()[1]
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+    async def end(self) -> None:
+        self._server.close()
+        self._abort()
 
     # --- what it is told --------------------------------------------------------------------------------------
 
@@ -146,14 +133,6 @@ class Proxy:
     def _stall(self) -> None:
         for link in self._links:
             link.stalled = True
-
-    async def _end(self) -> None:
-        self._server.close()
-        self._abort()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
 
     async def _serve(self, source: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         self.connections += 1

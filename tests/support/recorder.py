@@ -9,14 +9,13 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-import threading
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests.support.client import Client
-from tests.support.server import Server, certificates
+from tests.support.loop import LoopThread
+from tests.support.server import Server, certificates, end_session, wait_for_greetings
 from tests.support.waiting import wait_for
 
 _LOGIN = re.compile(rb'^\S+ LOGIN "?([^" ]+)"? .*\r\n', re.MULTILINE | re.IGNORECASE)
@@ -40,32 +39,22 @@ class _Session:
         self.hidden = not self.user and b"STARTTLS" in self.sent.upper()
 
 
-class Recorder:
-    """Context manager; `port` speaks TLS, `starttls_port` passes on what the server says. Both lead to `upstream`."""
+class Recorder(LoopThread):
+    """`port` speaks TLS, `starttls_port` passes on what the server says. Both lead to `upstream`."""
 
     def __init__(self, upstream: int) -> None:
         self._upstream = upstream
         self._sessions: list[_Session] = []
-        self._loop = asyncio.new_event_loop()
         self.port = 0
         self.starttls_port = 0
 
-    def __enter__(self) -> Self:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificates().pem("good"), certificates().key("good"))
-        self._doors = [self._open(context), self._open(None)]
+    async def begin(self) -> None:
+        self._doors = [await self._open(certificates().server_context()), await self._open(None)]
         self.port, self.starttls_port = (door.sockets[0].getsockname()[1] for door in self._doors)
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
+    async def end(self) -> None:
+        for door in self._doors:
+            door.close()
 
     def sent(self, user: str) -> list[bytes]:
         """What each session of the user sent after its login since `forget`, oldest first; waits for their ends."""
@@ -76,16 +65,8 @@ class Recorder:
         self.sent(user)
         self._sessions = [session for session in self._sessions if session.user != user]
 
-    def _open(self, context: ssl.SSLContext | None) -> asyncio.Server:
-        return self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context))
-
-    async def _end(self) -> None:
-        for door in self._doors:
-            door.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+    async def _open(self, context: ssl.SSLContext | None) -> asyncio.Server:
+        return await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
 
     async def _serve(self, source: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         session = _Session()
@@ -122,15 +103,30 @@ async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, sess
 
 class RecordedServer(Server):
     """A server whose `port` and `starttls_port` are a recorder's doors. Its own ports are `plain_port`, which may offer
-    STARTTLS, and `tls_port`, 0 where there is none."""
+    STARTTLS, and `tls_port`, 0 where there is none. It is the session of one process, which `launch` starts."""
 
     def __init__(self, base: Path | None = None) -> None:
         super().__init__(base)
         self.plain_port = 0
         self.tls_port = 0
         self._recorder: Recorder | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def open_doors(self) -> None:
+    def launch(self) -> subprocess.Popen[bytes]:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        self._process = self.launch()
+        wait_for_greetings(tls_port=self.tls_port, plain_port=self.plain_port, what=self.name, detail=self.log)
+        self._open_doors()
+
+    def stop(self) -> None:
+        """End it, and wait until its whole session of processes is gone."""
+        process, self._process = self._process, None
+        if process:
+            end_session(process)
+
+    def _open_doors(self) -> None:
         """Once the server answers; they stay open while it is started again."""
         if not self._recorder:
             self._recorder = Recorder(self.plain_port).__enter__()

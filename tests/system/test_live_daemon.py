@@ -258,7 +258,8 @@ def test_a_signal_while_the_first_login_hangs(live: Setup):
     assert "interrupted" in run.err
 
 
-def test_a_signal_while_the_worker_waits_for_a_server_that_is_silent_now(live: Setup):
+@contextmanager
+def waiting_for_a_server_that_is_silent_now(live: Setup) -> Iterator[Live]:
     gate = threading.Event()
     with Proxy(live.server.starttls_port) as proxy:
         live.port = proxy.port
@@ -268,12 +269,17 @@ def test_a_signal_while_the_worker_waits_for_a_server_that_is_silent_now(live: S
                 stalled = proxy.on_answer(r"\* FLAGS", before=gate.wait)
                 live.put_local("up")
                 wait_for(lambda: stalled.hits > 0, what="the stall", detail=running.story)
-                sent = time.monotonic()
-                running.signal(signal.SIGTERM)
-                assert running.process.wait(5) == 0, running.story()
-                assert time.monotonic() - sent < 2.3
+                yield running
         finally:
             gate.set()
+
+
+def test_a_signal_while_the_worker_waits_for_a_server_that_is_silent_now(live: Setup):
+    with waiting_for_a_server_that_is_silent_now(live) as running:
+        sent = time.monotonic()
+        running.signal(signal.SIGTERM)
+        assert running.process.wait(5) == 0, running.story()
+        assert time.monotonic() - sent < 2.3
 
 
 def test_a_signal_while_the_post_sync_command_hangs(live: Setup):
@@ -291,21 +297,11 @@ def test_a_signal_while_the_post_sync_command_hangs(live: Setup):
 
 
 def test_a_second_signal_ends_it_at_once(live: Setup):
-    gate = threading.Event()
-    with Proxy(live.server.starttls_port) as proxy:
-        live.port = proxy.port
-        try:
-            with Live(live) as running:
-                running.wait_log("watched by IDLE")
-                stalled = proxy.on_answer(r"\* FLAGS", before=gate.wait)
-                live.put_local("up")
-                wait_for(lambda: stalled.hits > 0, what="the stall", detail=running.story)
-                running.signal(signal.SIGTERM)
-                running.wait_log("ended by SIGTERM")
-                running.signal(signal.SIGINT)
-                assert running.process.wait(0.8) == 0, running.story()
-        finally:
-            gate.set()
+    with waiting_for_a_server_that_is_silent_now(live) as running:
+        running.signal(signal.SIGTERM)
+        running.wait_log("ended by SIGTERM")
+        running.signal(signal.SIGINT)
+        assert running.process.wait(0.8) == 0, running.story()
 
 
 def test_sighup_opens_the_log_anew(live: Setup):
