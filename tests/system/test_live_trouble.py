@@ -18,6 +18,7 @@ from tests.support.messages import mail
 from tests.support.patched import patched
 from tests.support.proxy import Proxy
 from tests.support.run import Setup
+from tests.support.server import alive
 from tests.support.waiting import wait_for
 from tests.system.conftest import MakeSetup
 
@@ -49,13 +50,16 @@ def test_bursts_on_both_sides_at_once(setup: Setup):
 
 
 def stop(setup: Setup) -> None:
-    """The server, and the sessions of the user, which may outlive it by ten seconds."""
+    """The server, and the sessions of the user, which may outlive it by ten seconds; until they are gone the worker may
+    still use the one that it keeps.
+    """
     directory = setup.server.base / "rawlog" / setup.user
     pids = {int(path.name.split(".")[1]) for path in directory.glob("*.in")}
     setup.server.stop()
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
+    wait_for(lambda: not any(map(alive, pids)), what="the end of the sessions")
 
 
 def put_behind_its_back(setup: Setup, name: str) -> None:
