@@ -70,8 +70,8 @@ class Link:
         tasks = [
             up.run(),
             down.run(),
-            self._pump(client_in, up, spoke, True),
-            self._pump(server_in, down, spoke, False),
+            self._pump(client_in, up, spoke, upwards=True),
+            self._pump(server_in, down, spoke, upwards=False),
         ]
         await asyncio.gather(*tasks, return_exceptions=True)
 
