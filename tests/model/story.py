@@ -149,6 +149,8 @@ class Story(Edits):
             elif before[name][1].data == after[name][1].data:
                 tale.local_touched |= before[name][0] ^ after[name][0]
             else:  # a draft as it was before it was edited
+                if tale.new or tale.held:
+                    tale.local_touched |= DELETED
                 tale.name, tale.new = None, True
                 self._returned(name, after)
 

@@ -43,3 +43,15 @@ def test_a_restored_folder_with_an_earlier_draft_deletes_no_later_one(story):
     story.restore_folder()
     story.sync()
     assert not story.world.server.messages[edited[0]].flags & DELETED
+
+
+def test_an_edit_that_nobody_saw_goes_with_the_folder(story):
+    """A copy put in the place of a draft that was edited since, and a mailbox that is empty meanwhile: what the copy
+    holds is mail, the edit was nobody's to keep."""
+    story.edit("client_adds", what=3)  # D
+    story.sync()
+    story.copy_folder()
+    story.edit("user_edits_draft")
+    story.renumber("empty")
+    story.restore_folder()
+    story.sync()

@@ -208,9 +208,9 @@ _LITERAL = re.compile(rb"\{(\d+)\+?\}\r\n")
 
 
 def _commands(sent: bytes) -> Iterator[str]:
+    """Whole ones: a link that was cut leaves a part of a line, which no server acts on."""
     line, at = b"", 0
-    while at < len(sent):
-        end = sent.find(b"\n", at) + 1 or len(sent)
+    while end := sent.find(b"\n", at) + 1:
         line += sent[at:end]
         at = end
         literal = _LITERAL.search(line, max(0, len(line) - 24))

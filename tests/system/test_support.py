@@ -55,6 +55,15 @@ def test_the_number_of_an_ended_session_may_be_another_process_now(dovecot: Dove
     assert dovecot.commands(user) == ["NOOP"]
 
 
+def test_half_a_line_is_no_command(dovecot: Dovecot) -> None:
+    """The link was cut within it; `RFC822.SI` would look like a way to set \\Seen."""
+    user = dovecot.add_user("cut-off")
+    log = dovecot.base / "rawlog" / user / f"20260101-000000.{os.getpid()}.1.in"
+    log.write_bytes(b"1.000000 a NOOP\r\n2.000000 b UID FETCH 4:6 (UID RFC822.SI")
+    os.utime(log, (LONG_AGO, LONG_AGO))
+    assert dovecot.commands(user) == ["NOOP"]
+
+
 def test_literals_are_no_commands(setup: Setup) -> None:
     imap = program(setup)
     imap.append("INBOX", "", "", b"Subject: x\r\n\r\na EXPUNGE\r\nb CLOSE\r\n")
