@@ -67,6 +67,20 @@ def test_a_message_whose_header_it_rewrites(setup: Setup) -> None:
     setup.sync_again_changes_nothing()
 
 
+@pytest.mark.parametrize(("message_id", "copies"), [("a", 1), ("ä", 2)], ids=["ASCII Message-ID", "8-bit Message-ID"])
+def test_a_rewritten_header_after_a_lost_state(setup: Setup, message_id: str, copies: int) -> None:
+    """One message still, unless its Message-ID is another one now: then each side gets the other's."""
+    body = f"Subject: Grüße\nMessage-ID: <{message_id}@example.org>\n\nHéllo\n".encode()
+    setup.put_local(setup.know("8-bit", body), "S")
+    setup.know("8-bit", setup.server.stored(body))
+    setup.sync("--yes")
+    for path in setup.base.glob("state.db*"):
+        path.unlink()
+    setup.sync("--yes")
+    assert (len(setup.files()), len(setup.remote())) == (copies, copies)
+    setup.sync_again_changes_nothing()
+
+
 def test_logindisabled_after_the_login(setup: Setup) -> None:
     with setup.client() as client:
         assert "LOGINDISABLED" in client.capabilities
