@@ -64,7 +64,7 @@ setup(
         "tenacity>=9.1",
     ],
     extras_require={
-        "bench": ["cryptography>=42"],
+        "bench": ["cryptography>=42", "matplotlib>=3.8"],
         "demo": ["cryptography>=42", "pymap>=0.36.7"],
         "test": [
             "cryptography>=42",

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 
 FLAGS = ("", "", "S", "S", "S", "RS", "FS")
-FIRST_DATE = 1_500_000_000
+FIRST_DATE, SPAN = 1_500_000_000, 250_000_000  # seconds: from 2017 on, for eight years at most
 # fmt: off
 _WORDS = [
     "meeting", "invoice", "the", "of", "report", "and", "tomorrow", "please", "attached", "regards", "draft",
@@ -37,9 +37,10 @@ def letters(count: int, mean: int, *, seed: int = 1) -> Iterator[Letter]:
     sigma = 1.1
     mu = math.log(mean) - sigma * sigma / 2
     filling = _filling(draw)
+    step = min(900, SPAN // max(1, count))
     for number in range(count):
         size = max(400, int(draw.lognormvariate(mu, sigma)))
-        date = FIRST_DATE + number * 900
+        date = FIRST_DATE + number * step
         yield Letter(_letter(draw, f"{seed}.{number}", size, date, filling), draw.choice(FLAGS), date)
 
 

@@ -1,28 +1,38 @@
 # SPDX-License-Identifier: MIT
-"""The server that all programs are run against, the mailboxes on it, and whether a run did what it was to do."""
+"""The server that all programs are run against, the mailboxes on it, and whether a run did what it was to do.
+
+The programs keep their mail in a directory, the server keeps its own in memory (/dev/shm) where there is room. For
+pushpull makes mail durable with syncfs(), which writes all that is unwritten on the file system, whosever it is: on one
+file system with the server it would write the server's mail too, and wait for it. For the same reason everything is
+written before each run.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
+import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import closing
 from itertools import count, islice
 from pathlib import Path
 
-from corpora import Letter
-from meter import Cost, Failed, measure
+from corpora import Letter, letters
+from meter import Failed, measure
 from peers import Peer, Place
-from rig import Wire
+from results import Cost
+from rig import Wire, file_system
 
-from tests.support.dovecot import Dovecot, open_directory
+from tests.support.dovecot import Dovecot
 from tests.support.messages import crlf, imap_flags, letters_of, lf
 
 # Dovecot's own format: with a Maildir as its store, what is measured would be how Dovecot reads a large directory.
 SETTINGS = "mail_location = mdbox:~/mdbox\nmdbox_rotate_size = 64M\ndefault_vsz_limit = 4G\n"
+MEMORY = Path("/dev/shm")
 _BATCH = 500
 
 Content = tuple[bytes, str]  # a message's digest, and its letters in order
@@ -33,18 +43,35 @@ class Lab:
     deletion takes several times as long.
     """
 
-    def __init__(self) -> None:
-        self.base = open_directory("pushpull-bench-")
-        self.server = Dovecot(settings=SETTINGS)
+    def __init__(self, directory: Path | None = None, *, need: int = 2 << 30) -> None:
+        """In `directory`. `need` is how many bytes the server may come to hold."""
+        self.base = _made(directory)
+        store = MEMORY if _room_in_memory(need) else directory
+        self.server = Dovecot(_made(store), settings=SETTINGS)
+        self.notes = [
+            f"mail of the programs on {file_system(self.base)}, of the server on {file_system(self.server.base)}"
+        ]
         self._numbers = count()
         self._filled: dict[str, list[Content]] = {}  # by UID, from 1
+        self._sources: dict[tuple[int, int], str] = {}
+        self._kept: dict[tuple[str, str], Place] = {}
 
     def __enter__(self) -> Lab:
-        self.server.__enter__()
+        try:
+            self.server.__enter__()
+        except BaseException:
+            self._remove()
+            raise
         return self
 
     def __exit__(self, *about: object) -> None:
-        self.server.__exit__(None, None, None)
+        try:
+            self.server.__exit__(None, None, None)
+        finally:
+            self._remove()
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.server.base, ignore_errors=True)
         shutil.rmtree(self.base, ignore_errors=True)
 
     # --- the server ----------------------------------------------------------------------------------------------
@@ -53,9 +80,19 @@ class Lab:
         """A connection beside those of the programs."""
         return Wire(self.server.starttls_port, user, self.server.password)
 
-    def fill(self, user: str, letters: Iterable[Letter]) -> None:
+    def source(self, number: int, mean: int) -> str:
+        """A user with such a mailbox, which is filled once, and never changed."""
+        key = (number, mean)
+        if key not in self._sources:
+            say(f"filling a mailbox with {number:,} messages")
+            user = self.user()
+            self.fill(user, letters(number, mean))
+            self._sources[key] = user
+        return self._sources[key]
+
+    def fill(self, user: str, mail: Iterable[Letter]) -> None:
         """APPEND to the user's INBOX."""
-        waiting = iter(letters)
+        waiting = iter(mail)
         with closing(self.wire(user)) as wire:
             while batch := list(islice(waiting, _BATCH)):
                 wire.append_all("INBOX", [(crlf(each.body), imap_flags(each.letters), each.date) for each in batch])
@@ -76,16 +113,18 @@ class Lab:
         self._filled[user] = []
         return user
 
-    def change(self, user: str, arrivals: Iterable[Letter], flagged: Sequence[int]) -> None:
-        """As another client does: new mail, and \\Flagged for these UIDs."""
+    def change(self, user: str, arrivals: Iterable[Letter], flags: int) -> None:
+        """As another client does: new mail, and \\Flagged for so many messages all over the mailbox."""
         self.fill(user, arrivals)
         contents = self._filled[user]
+        plain = [uid for uid, (_, there) in enumerate(contents, 1) if "F" not in there]
+        uids = plain[:: max(1, len(plain) // flags)][:flags]
         with closing(self.wire(user)) as wire:
             wire.command("SELECT INBOX")
-            wire.command(f"UID STORE {','.join(map(str, flagged))} +FLAGS.SILENT (\\Flagged)")
-        for uid in flagged:
-            body, letters = contents[uid - 1]
-            contents[uid - 1] = body, "".join(sorted({*letters, "F"}))
+            wire.command(f"UID STORE {','.join(map(str, uids))} +FLAGS.SILENT (\\Flagged)")
+        for uid in uids:
+            body, there = contents[uid - 1]
+            contents[uid - 1] = body, "".join(sorted(f"{there}F"))
 
     # --- a run ---------------------------------------------------------------------------------------------------
 
@@ -95,6 +134,21 @@ class Lab:
         place = Place(base, user, self.server.password, self.server.ca_file, fsync)
         peer.prepare(place)
         return place
+
+    def kept(self, peer: Peer, source: str) -> Place:
+        """The program's one copy of the source for all runs, synchronised already."""
+        key = (peer.name, source)
+        if key not in self._kept:
+            place = self.place(peer, self.copy(source), fsync=False)
+            self.run(peer, place)
+            self.run(peer, place)
+            place.fsync = True
+            self._kept[key] = place
+        return self._kept[key]
+
+    def forget(self, peer: Peer) -> None:
+        """After a run that failed, what it leaves is no ground for another."""
+        self._kept = {key: place for key, place in self._kept.items() if key[0] != peer.name}
 
     def run(self, peer: Peer, place: Place, port: int = 0) -> Cost:
         """One run, measured. What others wrote before is on the disk by then."""
@@ -113,9 +167,15 @@ class Lab:
                 f" {(there - wanted).total()} are not those of the server"
             )
 
-    def check_mailbox(self, peer: Peer, place: Place, letters: Iterable[Letter]) -> None:
+    def check_count(self, peer: Peer, place: Place) -> None:
+        """The folder holds as many messages as the mailbox did: for where nothing was to change."""
+        there = sum(len(os.listdir(place.folder / name)) for name in ("new", "cur"))
+        if there != len(self._filled[place.user]):
+            raise Failed(f"{peer.name}: {there} files for {len(self._filled[place.user])} messages in {place.folder}")
+
+    def check_mailbox(self, peer: Peer, place: Place, mail: Iterable[Letter]) -> None:
         """The mailbox holds these, byte for byte, with their flags."""
-        wanted = Counter(content(each.body, each.letters) for each in letters)
+        wanted = Counter(content(each.body, each.letters) for each in mail)
         there = Counter(
             content(peer.content(lf(remote.body)), letters_of(remote.flags))
             for remote in self.server.snapshot(user=place.user).values()
@@ -124,11 +184,11 @@ class Lab:
             raise Failed(f"{peer.name}: {(wanted - there).total()} of {wanted.total()} messages are not on the server")
 
 
-def fill_folder(folder: Path, letters: Iterable[Letter]) -> None:
+def fill_folder(folder: Path, mail: Iterable[Letter]) -> None:
     """A Maildir as another program leaves it."""
     for name in ("new", "cur", "tmp"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for number, each in enumerate(letters):
+    for number, each in enumerate(mail):
         path = folder / "cur" / f"{each.date}.M{number}.example:2,{each.letters}"
         path.write_bytes(each.body)
         os.utime(path, (each.date, each.date))
@@ -136,8 +196,28 @@ def fill_folder(folder: Path, letters: Iterable[Letter]) -> None:
     time.sleep(2.1)  # a file that was just written may be written to still
 
 
-def content(body: bytes, letters: str) -> Content:
-    return hashlib.blake2b(body, digest_size=16).digest(), "".join(sorted(letters))
+def content(body: bytes, there: str) -> Content:
+    return hashlib.blake2b(body, digest_size=16).digest(), "".join(sorted(there))
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def _made(directory: Path | None) -> Path:
+    """A new directory that the server's users may enter too."""
+    path = Path(tempfile.mkdtemp(prefix="pushpull-bench-", dir=directory))
+    path.chmod(0o755)
+    return path
+
+
+def _room_in_memory(need: int) -> bool:
+    """Twice what is needed, of the memory and of the file system in it."""
+    try:
+        free = shutil.disk_usage(MEMORY).free
+    except OSError:
+        return False
+    return min(free, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) > 2 * need
 
 
 def _owner(path: Path) -> tuple[int, int]:

@@ -6,7 +6,8 @@ TLS passes through untouched. Run as a program of its own, so that its work is n
     python link.py SERVER-PORT [--delay MS] [--megabits N]
 
 It prints its port; at the end of its standard input it prints "TURNS UP DOWN" and ends. A turn is each time that the
-program speaks after the server did.
+program speaks after it has heard from the server. All connections share the bandwidth, and a connection takes one
+round trip to be made. Not modelled: loss, and TCP's slow start.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
-CHUNK = 1 << 16
+CHUNK = 1 << 14  # 1.3 ms at 100 Mbit/s: what comes in a chunk is late by no more than that
+UNDER_WAY = 1 << 20  # octets of a connection that one direction holds before their sender has to wait
 
 
 @dataclass
@@ -28,20 +31,43 @@ class Count:
     down: int = 0
 
 
-class Lane:
-    """One direction of one connection: what is put in comes out after `delay` seconds, at most `rate` bytes/s."""
+class Direction:
+    """Of all connections together: at most `rate` bytes/s, one after another (0: no limit)."""
 
-    def __init__(self, writer: asyncio.StreamWriter, delay: float, rate: float) -> None:
-        self._writer, self._delay, self._rate = writer, delay, rate
-        self._queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=4096)
-        self._free = 0.0  # when the line has sent all that was put in
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._free = 0.0
+
+    def sent(self, size: int, now: float) -> float:
+        """When the last of so many bytes is on its way, if they are put in now."""
+        if not self._rate:
+            return now
+        self._free = max(self._free, now) + size / self._rate
+        return self._free
+
+
+class Lane:
+    """One direction of one connection: what is put in comes out `delay` seconds after it was sent.
+
+    `heard` is called with each chunk as it comes out.
+    """
+
+    def __init__(
+        self, direction: Direction, delay: float, writer: asyncio.StreamWriter, heard: Callable[[int], None]
+    ) -> None:
+        self._direction, self._delay, self._writer, self._heard = direction, delay, writer, heard
+        self._queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        self._under_way = 0
+        self._less = asyncio.Event()
 
     async def put(self, data: bytes) -> None:
-        now = asyncio.get_running_loop().time()
-        if self._rate:
-            self._free = max(self._free, now) + len(data) / self._rate
-            now = self._free
-        await self._queue.put((now + self._delay, data))
+        """The end is the empty chunk."""
+        while self._under_way >= UNDER_WAY:
+            self._less.clear()
+            await self._less.wait()
+        sent = self._direction.sent(len(data), asyncio.get_running_loop().time())
+        self._under_way += len(data)
+        self._queue.put_nowait((sent + self._delay, data))
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -52,41 +78,58 @@ class Lane:
             if not data:
                 self._writer.close()
                 return
+            self._heard(len(data))
             self._writer.write(data)
             await self._writer.drain()
+            self._under_way -= len(data)
+            self._less.set()
 
 
 class Link:
     """Listens on a port of 127.0.0.1, and passes each connection on."""
 
     def __init__(self, upstream: int, delay: float, rate: float) -> None:
-        self._upstream, self._delay, self._rate = upstream, delay, rate
+        self._upstream, self._delay = upstream, delay
+        self._up, self._down = Direction(rate), Direction(rate)
         self.count = Count()
 
     async def serve(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
+        # The kernel has answered the program already; over a real line its SYN would be under way still.
+        await asyncio.sleep(2 * self._delay)
         server_in, server_out = await asyncio.open_connection("127.0.0.1", self._upstream, limit=CHUNK)
-        spoke = [True]  # whether the server was the last to speak
-        up, down = Lane(server_out, self._delay, self._rate), Lane(client_out, self._delay, self._rate)
-        tasks = [
-            up.run(),
-            down.run(),
-            self._pump(client_in, up, spoke, upwards=True),
-            self._pump(server_in, down, spoke, upwards=False),
-        ]
+        turn = Turn(self.count)
+        up = Lane(self._up, self._delay, server_out, lambda _: None)
+        down = Lane(self._down, self._delay, client_out, turn.heard)
+        tasks = [up.run(), down.run(), pump(client_in, up, turn.spoke), pump(server_in, down, lambda _: None)]
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _pump(self, source: asyncio.StreamReader, lane: Lane, spoke: list[bool], *, upwards: bool) -> None:
-        try:
-            while data := await source.read(CHUNK):
-                if upwards:
-                    self.count.turns += spoke[0]
-                    self.count.up += len(data)
-                else:
-                    self.count.down += len(data)
-                spoke[0] = not upwards
-                await lane.put(data)
-        finally:
-            await lane.put(b"")
+
+class Turn:
+    """Whose turn it is to speak on one connection."""
+
+    def __init__(self, count: Count) -> None:
+        self._count = count
+        self._heard = True  # nothing yet; but the first to speak is the program
+
+    def heard(self, size: int) -> None:
+        """The server, by the program."""
+        self._count.down += size
+        self._heard = True
+
+    def spoke(self, size: int) -> None:
+        """The program."""
+        self._count.up += size
+        self._count.turns += self._heard
+        self._heard = False
+
+
+async def pump(source: asyncio.StreamReader, lane: Lane, read: Callable[[int], None]) -> None:
+    try:
+        while data := await source.read(CHUNK):
+            read(len(data))
+            await lane.put(data)
+    finally:
+        await lane.put(b"")
 
 
 async def main() -> None:

@@ -3,58 +3,74 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+
+from results import Cost, Traffic
 
 LINK = Path(__file__).with_name("link.py")
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds of wall time and of processor time (with its children), peak RSS in MiB."""
-
-    wall: float
-    cpu: float
-    rss: float
-
-
-@dataclass
 class Wire:
-    """What a `Link` saw: turns, kilobytes from the server, kilobytes to it. Known when the link has ended."""
+    """The port of a link; `traffic` is known when it has ended."""
 
-    port: int
-    turns: int = 0
-    kb_up: float = 0.0
-    kb_down: float = 0.0
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.traffic: Traffic | None = None
 
 
 class Failed(Exception):
     """A program did not do what it was run for."""
 
 
-# The peak RSS of a process counts from before its exec(): it must not be started from a process that is large.
+# The peak RSS of a process counts from before its exec(), so the program is a child of a small shell, not of Python.
+# The shell ends at once; then this process is the parent of the program and of all that the program leaves behind.
 _LAUNCHER = """
-import os, sys, time
-log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-null = os.open(os.devnull, os.O_RDONLY)
+import ctypes, os, signal, sys, time
+PR_SET_CHILD_SUBREAPER, LEFT_BEHIND = 36, 10
+ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+script = 'log=$1; shift; "$@" </dev/null >"$log" 2>&1 & echo $!'
+told, tell = os.pipe()
 began = time.perf_counter()
-pid = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ, file_actions=[
-    (os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)])
-_, status, usage = os.wait4(pid, 0)
-wall = time.perf_counter() - began
-print(os.waitstatus_to_exitcode(status), wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+shell = os.posix_spawn("/bin/sh", ["sh", "-c", script, "sh", *sys.argv[1:]], os.environ, file_actions=[
+    (os.POSIX_SPAWN_DUP2, tell, 1), (os.POSIX_SPAWN_CLOSE, told)])
+os.close(tell)
+os.waitpid(shell, 0)
+program = int(os.read(told, 20))
+cpu = rss = code = 0
+while True:
+    try:
+        pid, status, usage = os.wait4(-1, 0)
+    except ChildProcessError:
+        break
+    cpu += usage.ru_utime + usage.ru_stime
+    rss = max(rss, usage.ru_maxrss)
+    if pid == program:
+        wall = time.perf_counter() - began
+        code = os.waitstatus_to_exitcode(status)
+        signal.alarm(LEFT_BEHIND)
+print(code, wall, cpu, rss)
 """
 
 
 def measure(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Cost:
     """Run to its end, with output into `log`. Raises Failed when it does not end with 0."""
     launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(log), *command]
-    done = subprocess.run(launcher, env=dict(environment), capture_output=True, text=True, check=True)
-    code, wall, cpu, rss = map(float, done.stdout.split())
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(launcher, env=dict(environment), text=True, start_new_session=True, **pipes) as process:
+        try:
+            said, complaint = process.communicate()
+        except BaseException:  # by a signal, most likely: the program must not go on
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode:
+        raise Failed(f"{command[0]} left processes behind, or could not be run: {complaint[-2000:]}")
+    code, wall, cpu, rss = map(float, said.split())
     if code:
         raise Failed(f"{command[0]} ended with {code:g}: {log.read_text(errors='replace')[-2000:]}")
     return Cost(wall, cpu, rss / 1024)
@@ -67,7 +83,8 @@ def link(upstream: int, *, delay: float = 0.0, megabits: float = 0.0) -> Iterato
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         wire = Wire(int(process.stdout.readline()))
-        yield wire
-        said, _ = process.communicate(timeout=30)
-        turns, up, down = map(int, said.split())
-        wire.turns, wire.kb_up, wire.kb_down = turns, up / 1000, down / 1000
+        try:
+            yield wire
+        finally:
+            said, _ = process.communicate(timeout=30)
+        wire.traffic = Traffic(*map(int, said.split()))

@@ -8,9 +8,11 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.support.server import mail_ids
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -55,6 +57,10 @@ class Peer:
     def prepare(self, place: Place) -> None:
         """Before the first run, the folder being there or not."""
 
+    def state(self, place: Place) -> Iterable[Path]:
+        """The files in which it remembers what was synchronised."""
+        raise NotImplementedError
+
 
 class Pushpull(Peer):
     name = "pushpull"
@@ -84,6 +90,9 @@ class Pushpull(Peer):
 
     def environment(self, place: Place) -> Mapping[str, str]:
         return {**super().environment(place), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""}
+
+    def state(self, place: Place) -> Iterable[Path]:
+        return place.base.glob("state.db*")
 
 
 class Mbsync(Peer):
@@ -118,6 +127,7 @@ class Mbsync(Peer):
             Create Near
             Sync All
             SyncState *
+            CopyArrivalDate yes
             """
         return ["mbsync", "-q", "-c", str(_written(place.base / "mbsyncrc", text)), "-a"]
 
@@ -126,6 +136,9 @@ class Mbsync(Peer):
 
     def prepare(self, place: Place) -> None:
         (place.base / "mail").mkdir(exist_ok=True)
+
+    def state(self, place: Place) -> Iterable[Path]:
+        return place.folder.glob(".mbsyncstate*")
 
 
 class OfflineImap(Peer):
@@ -161,11 +174,69 @@ class OfflineImap(Peer):
             """
         return ["offlineimap", "-o", "-u", "quiet", "-c", str(_written(place.base / "offlineimaprc", text))]
 
-    def content(self, body: bytes) -> bytes:
-        return body
+    def state(self, place: Place) -> Iterable[Path]:
+        return (path for path in (place.base / "metadata").rglob("*") if path.is_file())
 
 
-PEERS: tuple[type[Peer], ...] = (Pushpull, Mbsync, OfflineImap)
+class InterImap(Peer):
+    """Between two IMAP servers; so the folder is that of a Dovecot of its own, which it runs without a network."""
+
+    name = "interimap"
+
+    def version(self) -> str:
+        return _output(["interimap", "--version"]) if shutil.which("doveadm") else ""
+
+    def command(self, place: Place, port: int) -> list[str]:
+        dovecot = f"""
+            base_dir = {place.base}/run
+            log_path = /dev/stderr
+            ssl = no
+            mail_location = maildir:{place.folder}
+            mail_fsync = {"optimized" if place.fsync else "never"}
+            mail_save_crlf = no
+            default_vsz_limit = 4G
+            first_valid_uid = 1
+            mail_home = {place.base}/mail
+            """
+        local = _written(place.base / "dovecot.conf", dovecot)
+        local.chmod(0o644)
+        # Root's imap refuses to speak to a socket.
+        uid, gid = mail_ids()
+        become = "" if os.getuid() else f"setpriv --reuid={uid} --regid={gid} --clear-groups"
+        text = f"""
+            database = {place.base}/interimap.db
+            list-mailbox = INBOX
+            [local]
+            type = tunnel
+            command = exec {become} doveadm -c {local} exec imap
+            [remote]
+            type = imaps
+            host = localhost
+            port = {port}
+            username = {place.user}
+            password = {place.password}
+            SSL_CAfile = {place.ca_file}
+            """
+        return ["interimap", "--quiet", "--config", str(_written(place.base / "interimap.conf", text))]
+
+    def environment(self, place: Place) -> Mapping[str, str]:
+        return {**super().environment(place), "USER": "bench"}
+
+    def prepare(self, place: Place) -> None:
+        place.folder.parent.mkdir(exist_ok=True)
+        os.chown(place.folder.parent, *mail_ids())
+
+    def state(self, place: Place) -> Iterable[Path]:
+        return place.base.glob("interimap.db*")
+
+
+PEERS: tuple[type[Peer], ...] = (Pushpull, Mbsync, OfflineImap, InterImap)
+
+
+def installed(wanted: str) -> list[Peer]:
+    """Those of the wanted that are here, as names with commas between them; pushpull is the first of them always."""
+    names = {Pushpull.name, *wanted.split(",")}
+    return [peer for peer in (kind() for kind in PEERS) if peer.name in names and peer.version()]
 
 
 def _written(path: Path, text: str) -> Path:

@@ -233,3 +233,10 @@ def machine() -> str:
         f"{len(os.sched_getaffinity(0))} cores",
     ]
     return ", ".join(parts)
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that a directory is on, such as ext4."""
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
+    holders = [(len(place), kind) for place, kind in mounts if path.resolve().is_relative_to(place)]
+    return max(holders)[1]
