@@ -113,6 +113,10 @@ class Lab:
         self._filled[user] = []
         return user
 
+    def held(self, user: str) -> int:
+        """How many messages are in the user's INBOX."""
+        return len(self._filled[user])
+
     def change(self, user: str, arrivals: Iterable[Letter], flags: int) -> None:
         """As another client does: new mail, and \\Flagged for so many messages all over the mailbox."""
         self.fill(user, arrivals)
@@ -170,8 +174,8 @@ class Lab:
     def check_count(self, peer: Peer, place: Place) -> None:
         """The folder holds as many messages as the mailbox did: for where nothing was to change."""
         there = sum(len(os.listdir(place.folder / name)) for name in ("new", "cur"))
-        if there != len(self._filled[place.user]):
-            raise Failed(f"{peer.name}: {there} files for {len(self._filled[place.user])} messages in {place.folder}")
+        if there != self.held(place.user):
+            raise Failed(f"{peer.name}: {there} files for {self.held(place.user)} messages in {place.folder}")
 
     def check_mailbox(self, peer: Peer, place: Place, mail: Iterable[Letter]) -> None:
         """The mailbox holds these, byte for byte, with their flags."""

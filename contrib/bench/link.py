@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 CHUNK = 1 << 14  # 1.3 ms at 100 Mbit/s: what comes in a chunk is late by no more than that
@@ -101,7 +102,8 @@ class Link:
         up = Lane(self._up, self._delay, server_out, lambda _: None)
         down = Lane(self._down, self._delay, client_out, turn.heard)
         tasks = [up.run(), down.run(), pump(client_in, up, turn.spoke), pump(server_in, down, lambda _: None)]
-        await asyncio.gather(*tasks, return_exceptions=True)
+        with suppress(asyncio.CancelledError):  # the benchmark has seen enough
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Turn:

@@ -40,7 +40,7 @@ class Peer:
     most = 1 << 30  # messages beyond which it takes too long to be waited for
 
     def version(self) -> str:
-        """As it tells; nothing when it is not installed."""
+        """A number as it tells; nothing when it is not installed."""
         raise NotImplementedError
 
     def command(self, place: Place, port: int) -> list[str]:
@@ -66,7 +66,7 @@ class Pushpull(Peer):
     name = "pushpull"
 
     def version(self) -> str:
-        return _output([sys.executable, "-m", "pushpull", "--version"])
+        return _version_in([sys.executable, "-m", "pushpull", "--version"])
 
     def command(self, place: Place, port: int) -> list[str]:
         text = f"""
@@ -99,7 +99,7 @@ class Mbsync(Peer):
     name = "mbsync"
 
     def version(self) -> str:
-        return _output(["mbsync", "--version"])
+        return _version_in(["mbsync", "--version"])
 
     def command(self, place: Place, port: int) -> list[str]:
         text = f"""
@@ -146,7 +146,7 @@ class OfflineImap(Peer):
     most = 20_000
 
     def version(self) -> str:
-        return _output(["offlineimap", "--version"])
+        return _version_in(["offlineimap", "--version"])
 
     def command(self, place: Place, port: int) -> list[str]:
         text = f"""
@@ -184,7 +184,7 @@ class InterImap(Peer):
     name = "interimap"
 
     def version(self) -> str:
-        return _output(["interimap", "--version"]) if shutil.which("doveadm") else ""
+        return _version_in(["interimap", "--version"]) if shutil.which("doveadm") else ""
 
     def command(self, place: Place, port: int) -> list[str]:
         dovecot = f"""
@@ -245,8 +245,9 @@ def _written(path: Path, text: str) -> Path:
     return path
 
 
-def _output(command: list[str]) -> str:
+def _version_in(command: list[str]) -> str:
     if shutil.which(command[0]) is None:
         return ""
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    return (done.stdout or done.stderr).strip().splitlines()[0] if done.returncode == 0 else ""
+    found = re.search(r"\d+(\.\d+)+\S*", done.stdout + done.stderr)
+    return found[0] if found and done.returncode == 0 else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from results import OWN, Line, Report
 
 _INK = "#24292f"  # becomes `currentColor`
@@ -54,13 +54,14 @@ def _bars(report: Report) -> Figure:
         own = [(name, ratio) for each, name, ratio in bars if each is line]
         ticks[place + (len(own) - 1) / 2] = f"{line.title}, {line.messages:,}"
         for name, ratio in own:
-            axes.barh(place, ratio, color=_COLOURS[name], height=0.85, label=name)
-            axes.text(ratio, place, f" {ratio:.1f}", va="center", fontsize=7)
+            axes.barh(place, ratio - 1, left=1, color=_COLOURS[name], height=0.85, label=name)
+            axes.text(ratio, place, f" {ratio:.2g} ", va="center", ha="left" if ratio >= 1 else "right", fontsize=7)
             place += 1
         place += 0.8
     axes.axvline(1, color=_INK, linewidth=0.8)
     axes.set_xscale("log")
-    _plain_numbers(axes.xaxis)
+    axes.margins(x=0.08)
+    _plain_numbers(axes.xaxis, (1, 2, 5))
     axes.invert_yaxis()
     axes.set_yticks(list(ticks), list(ticks.values()))
     axes.tick_params(axis="y", length=0)
@@ -91,8 +92,8 @@ def _curves(report: Report) -> Figure:
         axes.set_title(title, fontsize=9)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        _plain_numbers(axes.xaxis)
-        _plain_numbers(axes.yaxis)
+        _plain_numbers(axes.xaxis, (1,))
+        _plain_numbers(axes.yaxis, (1, 3))
         axes.grid(color=_INK, alpha=0.15, linewidth=0.5)
     for axes in panels[1]:
         axes.set_xlabel("messages")
@@ -109,7 +110,8 @@ def _value(line: Line, program: str, cost: str) -> float:
     return result.rss if cost == "rss" else result.median(cost)
 
 
-def _plain_numbers(axis: Any) -> None:
+def _plain_numbers(axis: Any, subs: tuple[int, ...]) -> None:
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.set_minor_formatter(NullFormatter())
     axis.set_minor_locator(NullLocator())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,14 @@ class Traffic:
 
 @dataclass
 class Result:
-    """Of one program at one piece of work. `failed` is what went wrong; then there are no costs, or too few."""
+    """Of one program at one piece of work. `failed` is what went wrong; then there are no costs, or too few. `state` is
+    the bytes that it keeps to remember what was synchronised, if that was looked at.
+    """
 
     costs: list[Cost] = field(default_factory=list)
     traffic: Traffic | None = None
     failed: str = ""
+    state: int = 0
 
     def median(self, figure: str) -> float:
         return statistics.median(getattr(cost, figure) for cost in self.costs)
@@ -95,7 +98,7 @@ class Line:
 
 @dataclass
 class Report:
-    """A whole run of the benchmark. `kind` is speed or scale; `programs` maps a name to what its version says."""
+    """A whole run of the benchmark. `kind` is speed or scale; `programs` are names and versions, pushpull's first."""
 
     kind: str
     command: str
@@ -104,6 +107,10 @@ class Report:
     programs: dict[str, str]
     lines: list[Line] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def ground(self) -> str:
+        """What it stands on, in a line."""
+        return "; ".join([self.machine, ", ".join(f"{name} {version}" for name, version in self.programs.items())])
 
     def save(self, path: Path) -> None:
         """Whole or not at all: it is called again and again while the run goes on."""
@@ -124,24 +131,44 @@ def _line(values: dict[str, Any]) -> Line:
 def _result(values: dict[str, Any]) -> Result:
     traffic = values["traffic"]
     costs = [Cost(**cost) for cost in values["costs"]]
-    return Result(costs, Traffic(**traffic) if traffic else None, values["failed"])
+    return Result(**{**values, "costs": costs, "traffic": Traffic(**traffic) if traffic else None})
 
 
 # --- as a table --------------------------------------------------------------------------------------------------
 
-COLUMNS = (
-    "work",
-    "program",
-    "s (median; least–most)",
-    "others / pushpull",
-    "messages/s",
-    "MB/s",
-    "CPU s",
-    "peak MiB",
-    "kB in",
-    "kB out",
-    "turns",
-)
+Cell = Callable[[Line, str, Result], str]
+
+
+def _wall(_line: Line, _name: str, result: Result) -> str:
+    walls = [cost.wall for cost in result.costs]
+    return f"{result.median('wall'):.2f}" + (f" ({min(walls):.2f}–{max(walls):.2f})" if len(walls) > 1 else "")
+
+
+def _ratio(line: Line, name: str, _result: Result) -> str:
+    ratio = line.ratio(name)
+    return "" if name == OWN or ratio is None else f"{ratio:.2f}"
+
+
+def _rate(amount: float, digits: int, line: Line, result: Result) -> str:
+    return f"{amount / result.median('wall'):,.{digits}f}" if line.size else ""
+
+
+_CELLS: dict[str, Cell] = {
+    "s (least–most)": _wall,
+    "others / pushpull": _ratio,
+    "messages/s": lambda line, _, result: _rate(line.messages, 0, line, result),
+    "MB/s": lambda line, _, result: _rate(line.size / 1e6, 1, line, result),
+    "CPU s": lambda _line, _, result: f"{result.median('cpu'):.2f}",
+    "peak MiB": lambda _line, _, result: f"{result.rss:.0f}",
+    "kB in": lambda _line, _, result: f"{result.traffic.received / 1000:,.0f}" if result.traffic else "",
+    "kB out": lambda _line, _, result: f"{result.traffic.sent / 1000:,.0f}" if result.traffic else "",
+    "turns": lambda _line, _, result: str(result.traffic.turns) if result.traffic else "",
+    "state MB": lambda _line, _, result: f"{result.state / 1e6:,.1f}",
+}
+COLUMNS = {
+    "speed": [name for name in _CELLS if name != "state MB"],
+    "scale": ["s (least–most)", "others / pushpull", "CPU s", "peak MiB", "state MB"],
+}
 _TARGETS = {
     "ratio": "mbsync / pushpull ≥ {:g}",
     "turns": "turns ≤ {:g}",
@@ -150,42 +177,52 @@ _TARGETS = {
 }
 
 
-def header(columns: Sequence[str] = COLUMNS) -> list[str]:
+def header(kind: str) -> list[str]:
+    return _header(["work", "program", *COLUMNS[kind]])
+
+
+def _header(columns: Sequence[str]) -> list[str]:
     return [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
 
 
-def rows(line: Line) -> Iterator[str]:
+def rows(kind: str, line: Line) -> Iterator[str]:
     """The lines of the table, one a program; the title stands in the first."""
     title = f"{line.title}, {line.messages:,}"
     for name, result in line.results.items():
-        yield f"| {' | '.join([title, *_cells(line, name, result)])} |"
+        if result.complete:
+            cells = [_CELLS[column](line, name, result) for column in COLUMNS[kind]]
+        else:
+            cells = [f"failed: {result.failed.splitlines()[0] if result.failed else 'no run'}"]
+            cells += [""] * (len(COLUMNS[kind]) - 1)
+        yield f"| {' | '.join([title, name, *cells])} |"
         title = ""
 
 
-def _cells(line: Line, name: str, result: Result) -> list[str]:
-    if not result.complete:
-        return [name, f"failed: {result.failed.splitlines()[0] if result.failed else 'no run'}", *[""] * 8]
-    walls = [cost.wall for cost in result.costs]
-    ratio = line.ratio(name) if name != OWN else None
-    wall = result.median("wall")
-    traffic = result.traffic
-    return [
-        name,
-        f"{wall:.2f}" + (f" ({min(walls):.2f}–{max(walls):.2f})" if len(walls) > 1 else ""),
-        f"{ratio:.2f}" if ratio else "",
-        f"{line.messages / wall:,.0f}" if line.size else "",
-        f"{line.size / wall / 1e6:,.1f}" if line.size else "",
-        f"{result.median('cpu'):.2f}",
-        f"{result.rss:.0f}",
-        f"{traffic.received / 1000:,.0f}" if traffic else "",
-        f"{traffic.sent / 1000:,.0f}" if traffic else "",
-        str(traffic.turns) if traffic else "",
-    ]
+def memory(report: Report) -> Iterator[str]:
+    """How much of it each message takes, after an empty line."""
+    grown = [(name, growth(report.lines, name)) for name in report.programs]
+    yield ""
+    yield f"Memory for each message more: {', '.join(f'{name} {size:.0f} bytes' for name, size in grown if size)}."
+
+
+def growth(lines: Sequence[Line], program: str) -> float | None:
+    """Bytes of peak memory for each message more, from the smallest mailbox to the largest."""
+    peaks: dict[int, float] = {}
+    for line in lines:
+        if program in line.results and line.results[program].complete:
+            peaks[line.messages] = max(peaks.get(line.messages, 0), line.results[program].rss)
+    if len(peaks) < 2:
+        return None
+    least, most = min(peaks), max(peaks)
+    return (peaks[most] - peaks[least]) * (1 << 20) / (most - least)
 
 
 def targets(lines: Sequence[Line]) -> Iterator[str]:
-    """A table of what was aimed at."""
-    yield from header(("work", "target", "reached", ""))
+    """A table of what was aimed at, after an empty line; nothing if it was nothing."""
+    if not any(line.targets for line in lines):
+        return
+    yield ""
+    yield from _header(("work", "target", "reached", ""))
     for line in lines:
         for target, limit in line.targets.items():
             reached, met = line.reached(target), line.met(target)

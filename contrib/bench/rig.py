@@ -16,8 +16,6 @@ from pathlib import Path
 
 from inotify_simple import INotify, flags
 
-import pushpull
-
 DEADLINE = 30.0  # seconds for anything that is waited for
 
 
@@ -226,7 +224,6 @@ def machine() -> str:
     """What the figures were measured with, in a line."""
     dovecot = subprocess.run(["dovecot", "--version"], capture_output=True, text=True, check=False).stdout.split()
     parts = [
-        f"pushpull {pushpull.__version__}",
         f"Python {platform.python_version()}",
         f"Dovecot {dovecot[0] if dovecot else '?'}",
         f"Linux {platform.release().partition('-')[0]}",

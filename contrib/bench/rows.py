@@ -149,7 +149,8 @@ def measure_row(lab: Lab, row: Row, peers: Sequence[Peer], sizes: Sizes, runs: i
     """All programs in turn, each time another first; then once more through a link that counts."""
     row.begin(lab, sizes)
     able = [peer for peer in peers if row.messages <= peer.most]
-    line = Line(row.name, row.title, row.messages, row.size, row.targets, {peer.name: Result() for peer in able})
+    targets = row.targets if sizes == Sizes() else {}  # they are meant for the whole work
+    line = Line(row.name, row.title, row.messages, row.size, targets, {peer.name: Result() for peer in able})
     for number in range(runs + 1):
         for peer in able[number % len(able) :] + able[: number % len(able)]:
             result = line.results[peer.name]

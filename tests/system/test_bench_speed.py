@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""contrib/bench/speed and its report work; what the figures are is for a quiet machine to tell.
+"""contrib/bench/speed and contrib/bench/scale work: each program did what it was to do, or they fail. What the figures
+are is for a quiet machine to tell.
 
-PUSHPULL_BENCH=all (contrib/test --all): each row, and with each program that is installed.
+PUSHPULL_BENCH=all (contrib/test --all): each row with each program that is installed, and 20,000 messages.
 """
 
 from __future__ import annotations
@@ -26,6 +27,19 @@ def run(script: str, path: Path, *options: str) -> tuple[dict[str, Any], str]:
     assert done.returncode == 0, done.stdout + done.stderr
     assert not list(path.glob("pushpull-bench-*"))
     return json.loads((path / "figures.json").read_text()), done.stdout
+
+
+@pytest.mark.timeout(3600 if ALL else 900)
+def test_scale(tmp_path: Path) -> None:
+    messages = 20_000 if ALL else 300
+    figures, said = run("scale", tmp_path, "--runs", "1", "--sizes", str(messages), "--programs", "pushpull")
+    assert [line["name"] for line in figures["lines"]] == ["first", "nothing", "delta"]
+    for line in figures["lines"]:
+        assert f"| {line['title']}, {messages:,} | pushpull |" in said
+        (result,) = line["results"].values()
+        assert not result["failed"]
+        assert len(result["costs"]) == 1
+        assert result["state"] > 20 * messages
 
 
 @pytest.mark.timeout(3600 if ALL else 900)

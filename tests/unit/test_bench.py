@@ -54,20 +54,29 @@ def test_what_failed_has_no_ratio() -> None:
     measured = line([1.0], [2.0], ratio=1.5)
     measured.results["mbsync"].failed = "it ended with 1\nmore"
     assert measured.ratio("mbsync") is measured.met("ratio") is None
-    assert "failed: it ended with 1 |" in list(results.rows(measured))[1]
+    assert "failed: it ended with 1 |" in list(results.rows("speed", measured))[1]
 
 
 def test_targets_are_limits_from_below_and_above() -> None:
     measured = line([1.0], [2.0], ratio=2.0, turns=9, received=20, rss=29)
     assert [measured.met(target) for target in ("ratio", "turns", "received", "rss")] == [True, True, False, False]
-    verdicts = [row.split(" | ")[-1] for row in results.targets([measured])][2:]
+    verdicts = [row.split(" | ")[-1] for row in results.targets([measured])][3:]
     assert verdicts == ["met |", "met |", "**missed** |", "**missed** |"]
 
 
 def test_rows() -> None:
-    own, other = results.rows(line([1.0, 2.0, 1.5], [3.0]))
+    own, other = results.rows("speed", line([1.0, 2.0, 1.5], [3.0]))
     assert own == ("| first download, 100 | pushpull | 1.50 (1.00–2.00) |  | 67 | 2.0 | 0.75 | 30 | 20 | 2 | 9 |")
     assert other == "|  | mbsync | 3.00 | 2.00 | 33 | 1.0 | 0.75 | 10 | 20 | 2 | 9 |"
+
+
+def test_growth_is_from_the_smallest_mailbox_to_the_largest() -> None:
+    def peak(messages: int, mib: float) -> results.Line:
+        return results.Line("x", "x", messages, results={"pushpull": results.Result([results.Cost(1, 1, mib)])})
+
+    lines = [peak(1000, 20), peak(1000, 30), peak(5000, 90), peak(9000, 31)]
+    assert results.growth(lines, "pushpull") == (1 << 20) / 8000
+    assert results.growth(lines, "mbsync") is results.growth(lines[:2], "pushpull") is None
 
 
 def test_a_report_is_read_as_it_was_saved(tmp_path: Path) -> None:
