@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from pushpull.download import local_file, tell_failure
 from pushpull.errors import MessageError
@@ -18,6 +17,7 @@ from pushpull.observed import subtract
 from pushpull.outcomes import Outcomes
 from pushpull.plan import Adopt, SetAside, SetLocal, SetRemote
 from pushpull.ports import NOTICE, Local, Remote, Report
+from pushpull.values import replace
 from pushpull.wording import printable
 
 LOCAL_BATCH = 500

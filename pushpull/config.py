@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Configuration text -> frozen dataclasses, or one error that names every fault in it.
+"""Configuration text -> values, or one error that names every fault in it.
 
 The format: each line is stripped of blanks; empty lines and lines that start with `#` are skipped; `[section]` or
 `[pairing NAME]` up to the *last* `]` of the line; else `key = value`, split at the first `=`. Upper and lower case
@@ -15,12 +15,12 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 from pushpull.config_keys import BY_NAME, KEYS, SAFETY, SECTIONS, Key, Place, Secret
 from pushpull.errors import ConfigError
+from pushpull.values import field, struct, value
 from pushpull.wording import nearest, printable
 
 __all__ = [
@@ -46,14 +46,14 @@ _HEX = frozenset("0123456789abcdef")
 _LIKE_A_KEY = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class General:
     """`[general]`."""
 
     restart_after_error_seconds: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Log:
     """`[log]`; `level` in lower case."""
 
@@ -62,7 +62,7 @@ class Log:
     level: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Ssl:
     """`[ssl]`; fingerprints are 64 lower-case hex digits, none when the chain is to be checked."""
 
@@ -70,7 +70,7 @@ class Ssl:
     certificate_sha256: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Local:
     """`[local]`; the paths are absolute."""
 
@@ -81,7 +81,7 @@ class Local:
     quiesce_seconds: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Imap:
     """`[imap]`. Exactly one of the two usernames is set; commands are words, none when unset."""
 
@@ -112,7 +112,7 @@ class Imap:
         return max(1, min(int(60 * self.idle_timeout_minutes), 1740))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Command:
     """`[command]`."""
 
@@ -120,7 +120,7 @@ class Command:
     timeout_seconds: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Daemon:
     """`[daemon]`; `pidfile` is absolute, `umask` a number."""
 
@@ -128,7 +128,7 @@ class Daemon:
     umask: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Safety:
     """The guards' limits, of `[safety]` or of one pairing."""
 
@@ -138,7 +138,7 @@ class Safety:
     window_minutes: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PairingConfig:
     """`[pairing NAME]`; `local` relative to the Maildir in one spelling, `folder` the absolute path of it."""
 
@@ -154,7 +154,7 @@ class PairingConfig:
         return {"PUSHPULL_PAIRING": self.name, "PUSHPULL_FOLDER": self.folder}
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Config:
     """A whole configuration without a fault in it; `pairings` in the order of the file, at least one."""
 
@@ -182,13 +182,13 @@ def parse(text: str, path: str, home: str, cwd: str = "/") -> Config:
     return _Parser(text, path, Place(home, cwd)).config()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Entry:
     line: int
     text: str
 
 
-@dataclass(slots=True)
+@struct
 class _Section:
     kind: str  # "imap", "pairing"
     name: str  # of a pairing, else ""
@@ -345,7 +345,7 @@ class _Parser:
                     fault = f"{inner.title} local = {shown}: is where {outer.title} keeps its messages"
                     self._problem(inner.line_of("local"), fault)
 
-    # --- values -> dataclasses
+    # --- texts -> values of our own
 
     def _values(self, kind: str) -> dict[str, Any]:
         """All values of a section; an unset command, set or list is empty, anything else unset is None."""

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NoReturn
 
 from pushpull import shellwords
+from pushpull.values import value
 
 
 class Secret:
@@ -46,7 +46,7 @@ class Secret:
         return hash(self._text)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Place:
     """What `~` and a relative path refer to; both absolute."""
 
@@ -57,7 +57,7 @@ class Place:
 Converter = Callable[[str, Place], object]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Key:
     """`default` is text as in the file; "" leaves the key unset. A `secret` value is never shown."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
@@ -23,13 +22,14 @@ from pushpull.framing import Command, lost
 from pushpull.login import sign_in
 from pushpull.remote import Extensions, Session
 from pushpull.transport import Client
+from pushpull.values import field, replace, value
 
 _LOOK_SECONDS = 10.0
 # A quiet link is probed well before a home router forgets it; the kernel's default is two hours.
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 240), (socket.TCP_KEEPINTVL, 30), (socket.TCP_KEEPCNT, 4))
 
 
-@dataclass(frozen=True)
+@value
 class Account:
     """How to reach and log in to one IMAP account. `secret` gives the password or OAuth2 token; it is asked before
     each connection. `disabled` names extensions (upper case) that are not used though the server has them. `timeout`

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from pushpull.accounts import Sessions
@@ -18,9 +17,10 @@ from pushpull.options import Options
 from pushpull.prepare import Prepared
 from pushpull.retry import Patience
 from pushpull.store import Store
+from pushpull.values import field, struct
 
 
-@dataclass(slots=True)
+@struct
 class Effort:
     """What one cycle did and how it goes on; survives a reconnect, and in the live mode a pause for another pairing.
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from pushpull.dates import to_epoch
 from pushpull.errors import ConnectionLost, MessageError, ServerBusy
@@ -22,6 +21,7 @@ from pushpull.model import FileStamp, LocalFile, Pairing, Tally, Uid, UidSet
 from pushpull.outcomes import SET_ASIDE_AFTER, Outcomes
 from pushpull.plan import Download
 from pushpull.ports import NOTICE, Delivery, Local, Message, Remote, Report, StagedFile
+from pushpull.values import struct, value
 from pushpull.wording import printable
 
 BATCH_MESSAGES = 500
@@ -29,7 +29,7 @@ BATCH_BYTES = 8 << 20
 _ANSWERS = ("accepted", "open", "")
 
 
-@dataclass(slots=True)
+@struct
 class Pace:
     """How many messages are asked for at once, up to `most`; survives a reconnect, so a poisonous message is narrowed
     down.
@@ -54,7 +54,7 @@ class Pace:
         self.messages = min(self.most, self.messages * 2)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Arrived:
     action: Download
     message: Message

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 
 from pushpull.apply import Applier
 from pushpull.download import Downloader, Pace
@@ -23,6 +22,7 @@ from pushpull.ports import Local, Remote, Report
 from pushpull.store import Store
 from pushpull.trust import Trust, judge
 from pushpull.upload import Uploader
+from pushpull.values import replace, value
 from pushpull.wording import plural, printable
 
 ANSWER_SECONDS = 10.0
@@ -31,7 +31,7 @@ MAX_WAITS = 2
 MAX_LOOKS = 5
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Settings:
     """How a pair is to be synchronised. `boot` names this boot of the machine; `synced` is `local.fsync`; `stays` tells
     that the program goes on after the cycle, and looks again in time.
@@ -47,7 +47,7 @@ class Settings:
     stays: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Tools:
     """What a cycle gets from outside: time, and the wish to stop.
 

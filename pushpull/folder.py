@@ -30,13 +30,13 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pushpull.durable import disk, disk_error, flush_directory, shown
 from pushpull.errors import LocalDiskError
 from pushpull.filenames import flags_of, split
 from pushpull.model import LocalFile, Scan, Uniquename
+from pushpull.values import field, struct, value
 
 Stamp: TypeAlias = tuple[int, int, int]  # device, inode, ctime in ns
 
@@ -45,7 +45,7 @@ _BUCKET = re.compile(rb"[0-9a-f]{2}")
 _TICK_NS = 20_000_000
 
 
-@dataclass(slots=True)
+@struct
 class _Seen:
     """What a scan has met so far."""
 
@@ -60,7 +60,7 @@ class _Seen:
             self.doubles.setdefault(file.uniquename, [first]).append(file)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Before:
     """The directories before they were read. Not `settled`: so busy that their stamps tell nothing."""
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from pushpull import wire
 from pushpull.errors import ConnectionLost
+from pushpull.values import field, struct
 
 LINE_LIMIT = 1024 * 1024
 LONG_LINE_LIMIT = 20 * 1024 * 1024
@@ -28,7 +28,7 @@ def lost(peer: str, error: BaseException, seconds: float | None = None) -> Conne
     return ConnectionLost(f"{peer}: {reason}")
 
 
-@dataclass(slots=True)
+@struct
 class Response:
     """An answer as parts (see `wire`). `pending`: octets of the literal after the last part that are still on the
     wire; None when the response is whole."""
@@ -45,7 +45,7 @@ class Response:
         return self.parts[0][self.start :]
 
 
-@dataclass(slots=True)
+@struct
 class Command:
     """A command on its way; `status` is OK, NO or BAD once it was answered."""
 

@@ -15,7 +15,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import FrameType
 
 from pushpull.accounts import Door
@@ -28,6 +27,7 @@ from pushpull.options import Options
 from pushpull.output import SUMMARY, Output
 from pushpull.prepare import Preparer
 from pushpull.triggers import Kind, MovedIn, Trigger, TriggerQueue
+from pushpull.values import struct, value
 from pushpull.watch_link import Gaps
 from pushpull.watch_local import LocalWatcher
 from pushpull.watch_remote import RemoteWatcher
@@ -44,7 +44,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 # --- signals -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Ended:
     """A thread is over: by itself, or by an error."""
 
@@ -52,7 +52,7 @@ class _Ended:
     error: BaseException | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Begun:
     """The worker has the state open."""
 
@@ -74,7 +74,7 @@ def note_signal(number: int, _frame: FrameType | None) -> None:
 # --- the threads -------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@struct
 class _Thread:
     """A part of the live mode. `vital`: without it the program ends; else it is started again."""
 

@@ -6,14 +6,14 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from pushpull.commands import run_hook
 from pushpull.config import Command
 from pushpull.errors import Interrupted, PushpullError
+from pushpull.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class HookEnd:
     """One run of the command for a pairing; `error` is why it did not do its work."""
 

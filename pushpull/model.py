@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NewType
 
 from pushpull.flags import ALL, NONE, Flags
+from pushpull.values import field, struct, value
 
 Uid = NewType("Uid", int)
 ModSeq = NewType("ModSeq", int)
@@ -69,7 +69,7 @@ class UidSet:
 # --- what the remote side shows ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class MailboxState:
     """What one SELECT or EXAMINE showed (RFC 9051 section 6.3.2, RFC 7162 section 3.1.2)."""
 
@@ -83,7 +83,7 @@ class MailboxState:
     read_only: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RemoteView:
     """Flags of one UID as the server showed them."""
 
@@ -93,7 +93,7 @@ class RemoteView:
     modseq: ModSeq = NEVER
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Identity:
     """What tells one message from another without its body. `size` is RFC822.SIZE, `internaldate` the server's
     text stripped of spaces, `message_id` is without brackets, "" when the message has none."""
@@ -104,7 +104,7 @@ class Identity:
     message_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Fingerprint:
     """What a message's bytes say of it; computed the same for a file and for a literal.
 
@@ -123,7 +123,7 @@ class Fingerprint:
 # --- what the local side shows -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LocalFile:
     """One message file as a directory scan showed it."""
 
@@ -138,7 +138,7 @@ class LocalFile:
         return self.directory.encode() + b"/" + self.uniquename + self.info
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FileStamp:
     """Tells whether a file's contents may have changed: size in bytes, mtime in ns, inode."""
 
@@ -147,7 +147,7 @@ class FileStamp:
     inode: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Scan:
     """One scan of a Maildir folder. `moved`: a directory changed while it was read, so an absence proves nothing.
     `strangers`: what is not mail and is left alone, each with the reason (relative path, reason)."""
@@ -158,7 +158,7 @@ class Scan:
     doubles: frozenset[bytes] = frozenset()  # strangers that are mail: another file has their uniquename
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Marker:
     """Contents of `.pushpull` in a Maildir folder: which state file, which pairing, and how new."""
 
@@ -170,7 +170,7 @@ class Marker:
 # --- what is remembered --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class PairKey:
     """Names a pair: an account's mailbox and a folder. The pair belongs to host and login, since UIDVALIDITY is
     often a small number that another account shares."""
@@ -181,7 +181,7 @@ class PairKey:
     remote: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pair:
     """A pair as the state file knows it. Every row of it is at least as new as `modseq`."""
 
@@ -200,7 +200,7 @@ class Pair:
     hook_due: bool = False  # local files changed and the post-sync command has not run since
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Pairing:
     """One row. `uid`/`uniquename` None and not expunged/gone: never existed on that side.
 
@@ -245,7 +245,7 @@ class Pairing:
         return self.uniquename is not None and not self.gone
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Policy:
     """What the configuration and the command line allow in one cycle."""
 
@@ -263,7 +263,7 @@ class Policy:
         return NONE if self.read_only else self.mask
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Counts:
     """Whole-pair numbers that a plan needs beside its candidates."""
 
@@ -275,7 +275,7 @@ class Counts:
     done_remote: int = 0
 
 
-@dataclass(slots=True)
+@struct
 class Tally:
     """What a cycle did, for the summary line and the exit code."""
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import MutableMapping
-from dataclasses import dataclass
 
+from pushpull.values import value
 from pushpull.wording import printable
 
 _VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
@@ -18,7 +18,7 @@ _STATUS_LIMIT = 400  # characters; a manager may refuse a datagram of more than 
 _PATIENCE_SECONDS = 1.0  # a manager that is busy; READY=1 is worth that, and no thread is lost over it
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Notifier:
     """`address` as in NOTIFY_SOCKET (a path, or `@` and an abstract name), None without a manager; from any thread.
 

@@ -11,19 +11,19 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pushpull.errors import LocalDiskError, MessageError
 from pushpull.model import FileStamp, Fingerprint, LocalFile, Scan
 from pushpull.observed import Absent, LocalRows
 from pushpull.ports import Local, Report
 from pushpull.store import Store
+from pushpull.values import value
 from pushpull.wording import printable
 
 MAX_SCANS = 5
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LocalSight:
     """What a folder showed: the rows whose files are missing. Not `complete`: it changed all the while, so of
     absences nothing is known.

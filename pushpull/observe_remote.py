@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TypeVar
 
@@ -32,6 +31,7 @@ from pushpull.model import NEVER, Identity, MailboxState, ModSeq, Pair, RemoteVi
 from pushpull.observed import RemoteRows, subtract
 from pushpull.ports import Arrival, Opening, Remote, Report, Since, Vanished
 from pushpull.store import Store
+from pushpull.values import value
 from pushpull.wording import printable
 
 BATCH = 1000
@@ -46,7 +46,7 @@ FOLDER_LIMITS = (1000, 2000, 5000, 10_000)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RemoteSight:
     """One complete look (or an incomplete one). `seen_at` is the time of its SELECT, seconds since the epoch."""
 

@@ -8,15 +8,15 @@ message is gone.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from pushpull.flags import DELETED
 from pushpull.model import FileStamp, Fingerprint, Identity, LocalFile, RemoteView, Uid, UidSet, Uniquename
 from pushpull.schema import SEEKER
 from pushpull.store import Store, translate
+from pushpull.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Absent:
     """A row whose file a scan did not show."""
 

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
+from pushpull.values import value
 
-@dataclass(frozen=True, slots=True)
+
+@value
 class Options:
     """The command line, checked: each name in `pairings` is in the configuration, once; none means all."""
 

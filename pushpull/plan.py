@@ -18,10 +18,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from pushpull.flags import DELETED, DRAFT, Flags, merge, to_imap, to_letters
 from pushpull.model import Counts, Pairing, Policy
+from pushpull.values import astuple, field, struct, value
 
 MAX_APPEND_ATTEMPTS = 2
 MAX_TWIN_UPLOADS = 50
@@ -30,7 +30,7 @@ MAX_UNIDENTIFIED = 3  # failures after which a UID that the server does not iden
 LARGE_EXPUNGE = 1000
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Download:
     """Fetch the body; adopt the first partner it is the same message as, else deliver it."""
 
@@ -41,7 +41,7 @@ class Download:
         return f"download uid {self.row.uid}"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Adopt:
     """Join a UID and a file after comparing the whole header and the size, without the body."""
 
@@ -52,7 +52,7 @@ class Adopt:
         return f"adopt uid {self.row.uid} (also here as a file)"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Append:
     """Upload the file. `row.append_attempts` earlier attempts got no answer."""
 
@@ -62,7 +62,7 @@ class Append:
         return "upload"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetLocal:
     """Rename the file. `mark`: only because its UID was expunged."""
 
@@ -76,7 +76,7 @@ class SetLocal:
         return f"set {change} on the file" + " (expunged on the server)" * self.mark
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetRemote:
     """STORE ±FLAGS. `mark`: only because the file is gone; `conflict`: its flags changed on the server meanwhile."""
 
@@ -91,7 +91,7 @@ class SetRemote:
         return f"set {' '.join(change)} on uid {self.row.uid}" + " (its file is gone)" * self.mark
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Forget:
     """Drop a row that has nothing left on either side."""
 
@@ -101,7 +101,7 @@ class Forget:
         return "forget a message that is on neither side"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SetAside:
     """Stop trying; the reason is told and kept."""
 
@@ -115,7 +115,7 @@ class SetAside:
 Action = Download | Adopt | Append | SetLocal | SetRemote | Forget | SetAside
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TooManyGone:
     """Files vanished in numbers that look like a mishap; nothing is marked on the server."""
 
@@ -123,7 +123,7 @@ class TooManyGone:
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TooManyExpunged:
     """UIDs vanished in numbers that look like a mishap; nothing is marked locally."""
 
@@ -135,7 +135,7 @@ class TooManyExpunged:
 Refusal = TooManyGone | TooManyExpunged
 
 
-@dataclass(slots=True)
+@struct
 class Plan:
     """Actions in the order in which they are applied, or refusals and no action at all."""
 
@@ -379,8 +379,7 @@ def _guard(made: Plan, counts: Counts, policy: Policy) -> None:
         if expunged and expunged_lately > policy.remote_delete_limit and expunged_lately > min(share, LARGE_EXPUNGE):
             refusals.append(TooManyExpunged(expunged_lately, policy.remote_delete_limit, total))
     if refusals:
-        for name in Plan.__dataclass_fields__:
-            value = getattr(made, name)
-            if isinstance(value, list):
-                value.clear()
+        for planned in astuple(made):
+            if isinstance(planned, list):
+                planned.clear()
         made.refusals = refusals

@@ -8,7 +8,6 @@ by running one contract suite against both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from pushpull.flags import Flags
@@ -26,9 +25,10 @@ from pushpull.model import (
     UidSet,
     Uniquename,
 )
+from pushpull.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Since:
     """From where a mailbox is opened: what was known of it when it was left."""
 
@@ -38,7 +38,7 @@ class Since:
     canary: tuple[Uid, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Arrival:
     """A UID at or above the saved UIDNEXT, with its identity."""
 
@@ -46,7 +46,7 @@ class Arrival:
     identity: Identity
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Vanished:
     """UIDs that VANISHED (RFC 7162 section 3.2.10) names; the set may hold UIDs that never existed."""
 
@@ -72,7 +72,7 @@ class Opening(Protocol):
         """The delta since `Since.modseq`; raises ResyncNeeded when the server chokes on it."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Message:
     """A message on its way down. `body` yields the literal's bytes as they come off the wire (CRLF line ends);
     it must be read to its end before the next message is asked for (or the rest is skipped)."""
@@ -83,7 +83,7 @@ class Message:
     body: Iterator[bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Appended:
     """The server took an APPEND; `uid` is None without APPENDUID (RFC 4315)."""
 
@@ -169,7 +169,7 @@ class StagedFile(Protocol):
         """Remove it from tmp/; never raises."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Delivery:
     """A staged file and how it is to be delivered. `mtime` is seconds since the epoch (INTERNALDATE)."""
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 
 from pushpull.config import Config, PairingConfig
 from pushpull.errors import NotConfirmed, Refused
@@ -14,10 +13,11 @@ from pushpull.options import Asker, Options
 from pushpull.ports import Report
 from pushpull.store import Store
 from pushpull.trust import Trust, judge
+from pushpull.values import struct, value
 from pushpull.wording import printable
 
 
-@dataclass(slots=True)
+@struct
 class Prepared:
     """A pairing that may be synchronised: its folder was judged, its questions were answered."""
 
@@ -27,7 +27,7 @@ class Prepared:
     trust: Trust
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Judged:
     """A folder beside what the state says of it."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from imap_tools.utils import encode_folder
 
@@ -24,6 +23,7 @@ from pushpull.model import Identity, MailboxState, ModSeq, RemoteView, Uid, UidS
 from pushpull.ports import Appended, Message, Since
 from pushpull.remote_fetch import IDENTITY_ITEMS, OpenedMailbox, fetches, identity, messages
 from pushpull.transport import CHUNK, Client
+from pushpull.values import field, struct, value
 
 _WINDOW = 4  # commands of at most 8 kB under way: both sides' buffers hold them
 _LITERAL_MINUS = 4096
@@ -33,7 +33,7 @@ _TELLING = frozenset({"UIDNOTSTICKY", "NOMODSEQ", "READ-ONLY"})
 _APPENDUID = re.compile(rb"([0-9]{1,10}) ([0-9]{1,10})")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Extensions:
     """What the session may use: offered by the server after login, not disabled, and enabled where it must be."""
 
@@ -43,7 +43,7 @@ class Extensions:
     select_condstore: bool = False  # CONDSTORE is to be asked for with each SELECT
 
 
-@dataclass
+@struct
 class _Selection:
     """What the answers to one SELECT say."""
 

@@ -7,7 +7,6 @@ import tempfile
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import IO
 
 from pushpull import refusal, wire
@@ -17,6 +16,7 @@ from pushpull.message import message_id
 from pushpull.model import Identity, MailboxState, RemoteView, Uid, UidSet
 from pushpull.ports import Arrival, Message, Vanished
 from pushpull.transport import CHUNK, Client
+from pushpull.values import field, struct
 
 HELD = 50_000
 """Changes that are held in memory at most, about 8 MB; a change with its keywords, or a set with its ranges, counts
@@ -47,7 +47,7 @@ def identity(found: wire.Fetch) -> Identity | None:
     return Identity(found.uid, found.size, found.internaldate, message_id(found.fields or b""))
 
 
-@dataclass
+@struct
 class OpenedMailbox:
     """What one SELECT asked for, taken as it comes (`ports.Opening`). A command that is None was not asked, or its
     answers mean nothing since the UIDVALIDITY is another.

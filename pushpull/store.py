@@ -19,7 +19,6 @@ import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from pushpull.errors import LocalDiskError, StateBusy, StateUnusable
 from pushpull.model import Identity, ModSeq, Pair, PairKey, Uid
 from pushpull.private import is_open_to_all, keep_from_others, make_directories
 from pushpull.schema import APPLICATION_ID, CREATE, VERSION
+from pushpull.values import astuple, replace
 
 BUSY_SECONDS = 20.0
 _ID_BYTES = 8

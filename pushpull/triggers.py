@@ -16,8 +16,9 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import TypeAlias
+
+from pushpull.values import replace, value
 
 LONGEST_BURST = 10  # in quiet periods
 LONGEST_SLEEP = 3600.0  # a lock takes no wait of any length; the loop looks and waits on
@@ -32,7 +33,7 @@ class Kind(enum.Enum):
     USER = "user"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Trigger:
     """Something may have happened to `pairing`. `full`: look at everything, events may have been missed (an overflow,
     a reconnect, the start, SIGUSR1).
@@ -46,7 +47,7 @@ class Trigger:
 _Key: TypeAlias = tuple[str, Kind]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Waiting:
     """A trigger and when it becomes due; `first` is when its burst began."""
 

@@ -29,11 +29,11 @@ import select
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from inotify_simple import Event, INotify, flags
 
 from pushpull.triggers import Kind, Trigger
+from pushpull.values import field, struct
 from pushpull.wording import human_duration, printable
 
 FIRST_GAP = 0.25  # seconds until a folder that is away is looked for again; doubled each time
@@ -63,7 +63,7 @@ _REMEDY = {
 }
 
 
-@dataclass(slots=True)
+@struct
 class _Folder:
     """A pairing's folder. `watches`: the watch descriptor of each directory, "" for the folder itself."""
 

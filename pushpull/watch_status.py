@@ -15,7 +15,6 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pushpull import refusal, wire
@@ -23,6 +22,7 @@ from pushpull.errors import ConnectionLost, MailboxMissing, ServerBusy
 from pushpull.framing import Command, Response
 from pushpull.remote import Session, mailbox_name
 from pushpull.triggers import Kind, Trigger
+from pushpull.values import field, struct
 from pushpull.watch_link import LINK_GAPS, LONGEST_IDLE, Chance, LinkWatcher, patience
 from pushpull.wording import plural
 
@@ -38,7 +38,7 @@ def ask_status(session: Session, name: bytes) -> Command:
     return session.client.start(b"STATUS %b (MESSAGES UIDNEXT UIDVALIDITY UNSEEN%b)" % (name, modseq))
 
 
-@dataclass
+@struct
 class _Round:
     """What the server said when it was asked for every mailbox: answers by `_key`, refusals by name."""
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
 from pushpull.errors import ConnectionLost
 from pushpull.flags import Flags, from_imap
 from pushpull.model import NEVER, ModSeq, RemoteView, Uid, UidSet
+from pushpull.values import struct
 
 MAX_UID = 2**32 - 1
 MAX_MODSEQ = 2**63 - 1
@@ -251,7 +251,7 @@ def named_status(parts: Sequence[bytes], rest: bytes) -> tuple[bytes, dict[str, 
 # --- FETCH ---------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@struct
 class Fetch:
     """Attributes of one FETCH answer; None: not shown. `awaits` names the section whose literal is still on the
     wire ("" when none is). A section shown as NIL is None, with its name in `shown`."""

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 
 from pushpull.accounts import Door, Sessions
 from pushpull.config import Config, PairingConfig
@@ -42,6 +41,7 @@ from pushpull.problems import tell_problems
 from pushpull.store import Store
 from pushpull.triggers import Kind, MovedIn, Trigger, TriggerQueue
 from pushpull.trust import Trust
+from pushpull.values import field, replace, struct
 from pushpull.watch_link import Gaps
 from pushpull.wording import human_duration, plural
 
@@ -90,7 +90,7 @@ def _gaps(longest: float) -> Gaps:
     return Gaps(min(FIRST_GAP, longest), longest, random)
 
 
-@dataclass(slots=True)
+@struct
 class _Live:
     """One pairing between its cycles."""
 
@@ -106,7 +106,7 @@ class _Live:
     unhooked: bool = True  # what an earlier process left undone is not looked at yet
 
 
-@dataclass(slots=True)
+@struct
 class _Due:
     """Triggers of a pairing that wait for their turn. `resumed`: a cycle of it was interrupted."""
 

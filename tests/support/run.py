@@ -136,7 +136,8 @@ class Setup:
         return [*self.tracer, sys.executable, *self.program, *options, str(self.config), *names]
 
     def environment(self) -> dict[str, str]:
-        inherited = {key: value for key, value in os.environ.items() if key not in ("DEBUG_IMAP", "NO_COLOR")}
+        unwanted = ("DEBUG_IMAP", "NO_COLOR", "PYTHONDONTWRITEBYTECODE")  # the last would compile the program each time
+        inherited = {key: value for key, value in os.environ.items() if key not in unwanted}
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         return {**inherited, "PYTHONPATH": paths, "TZ": "UTC", **self.env}
 

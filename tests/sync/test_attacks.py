@@ -6,7 +6,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 
 import pytest
 
@@ -14,6 +13,7 @@ from pushpull.errors import ConnectionLost, MessageError
 from pushpull.flags import DELETED, FLAGGED, SEEN
 from pushpull.model import Scan, Uid
 from pushpull.ports import Message
+from pushpull.values import replace
 from tests.support.messages import crlf
 from tests.sync.actors import STRATEGIES, Story
 from tests.twins import MemoryLocal, MemoryRemote, MemoryServer

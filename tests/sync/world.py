@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pushpull.download import Pace
@@ -18,6 +18,7 @@ from pushpull.model import Pair, PairKey, Policy, Tally
 from pushpull.retry import Patience
 from pushpull.store import Store
 from pushpull.trust import Trust, judge
+from pushpull.values import replace
 from tests.twins import Clock, Killed, MemoryFolder, MemoryLocal, MemoryRemote, MemoryServer, Script
 
 KEY = PairKey("imap.example.org", "alice", "folder", "INBOX")

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "pushpull"
 
 LEVELS = (
-    "errors model flags",
+    "errors values model flags",
     "ports filenames message wire wording dates shellwords plan trust config config_keys options",
     "private store schema observed outcomes durable folder maildir marker staging framing sasl tls refusal"
     " trace transport login remote_fetch remote connect commands retry locks accounts problems",
@@ -26,7 +26,7 @@ ENTRY = {"__main__"}  # imports cli, and nothing imports it
 
 # Who may import whom on its own level. A module of another level needs no entry.
 SIBLINGS = {
-    "model": "flags",
+    "model": "flags values",
     "filenames": "ports",
     "message": "ports",
     "wire": "ports",

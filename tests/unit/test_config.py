@@ -2,7 +2,6 @@
 """Configuration: what a file means, what every wrong file is answered, the sample."""
 
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from pushpull import shellwords
 from pushpull.config import Config, PairingConfig, Safety, Secret, parse
 from pushpull.config_keys import KEYS, SECTIONS
 from pushpull.errors import EX_CONFIG, ConfigError
+from pushpull.values import names
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = "/home/user"
@@ -121,7 +121,7 @@ def test_each_key_has_its_field_and_each_field_its_key() -> None:
     config = read(MINIMAL)
     for section in SECTIONS:
         part = config.pairings[0] if section == "pairing" else getattr(config, section)
-        found = {field.name for field in fields(part)} - {"name", "folder", "safety"}
+        found = {*names(type(part))} - {"name", "folder", "safety"}
         assert found == {key.name for key in KEYS if key.section == section}
 
 

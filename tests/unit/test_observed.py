@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +22,7 @@ from pushpull.model import (
     Uniquename,
 )
 from pushpull.observed import Absent, LocalRows, RemoteRows, has_seekers, subtract
+from pushpull.values import replace
 from tests.support.rows import columns, memory_store, plans_of, put, row, rows
 
 T, S, F, R, D = DELETED, SEEN, FLAGGED, ANSWERED, DRAFT

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +25,7 @@ from pushpull.plan import (
     plan,
     seeks_uid,
 )
+from pushpull.values import replace
 
 T, S, F, R, P, D = DELETED, SEEN, FLAGGED, ANSWERED, FORWARDED, DRAFT
 NOW = 1_800_000_000.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import copy
-import dataclasses
 import pickle
 import traceback
 
@@ -18,6 +17,7 @@ from pushpull.connect import Account
 from pushpull.errors import ConnectionLost, PushpullError
 from pushpull.framing import Command
 from pushpull.login import sign_in
+from pushpull.values import astuple
 from tests.support.scripted import scripted_client
 
 CONFIG = """
@@ -68,7 +68,7 @@ def test_no_view_of_a_configuration_shows_it(line: str) -> None:
     for view in (repr(made), str(made), repr(made.imap), f"{made.imap}", repr([made])):
         assert "s3cret" not in view
     if made.imap.login_password is not None:
-        assert "s3cret" not in repr(dataclasses.asdict(made))
+        assert "s3cret" not in repr(astuple(made))
         with pytest.raises(TypeError, match="not written anywhere"):
             pickle.dumps(made)
 
