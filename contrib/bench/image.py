@@ -29,7 +29,8 @@ def image(directory: Path | None, files: int) -> Iterator[tuple[Path, str]]:
             yield place, "ext4 in a file of its own" if mounted else "a plain directory"
         finally:
             if mounted:
-                subprocess.run(["umount", str(place)], check=True)
+                # A program that was killed may not be gone yet; then it is unmounted when it is.
+                subprocess.run(["umount", "--lazy", str(place)], check=True)
     finally:
         shutil.rmtree(base, ignore_errors=True)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -217,11 +218,10 @@ def _made(directory: Path | None) -> Path:
 
 def _room_in_memory(need: int) -> bool:
     """Twice what is needed, of the memory and of the file system in it."""
-    try:
-        free = shutil.disk_usage(MEMORY).free
-    except OSError:
+    if not MEMORY.is_dir():
         return False
-    return min(free, os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) > 2 * need
+    available = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"))
+    return available is not None and min(shutil.disk_usage(MEMORY).free, int(available[1]) * 1024) > 2 * need
 
 
 def _owner(path: Path) -> tuple[int, int]:

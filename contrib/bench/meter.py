@@ -14,6 +14,7 @@ from pathlib import Path
 from results import Cost, Traffic
 
 LINK = Path(__file__).with_name("link.py")
+LIMIT = 2 * 3600  # seconds: a program that hangs must not hold up a night's run
 
 
 class Wire:
@@ -64,9 +65,11 @@ def measure(command: Sequence[str], environment: Mapping[str, str], log: Path) -
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(launcher, env=dict(environment), text=True, start_new_session=True, **pipes) as process:
         try:
-            said, complaint = process.communicate()
-        except BaseException:  # by a signal, most likely: the program must not go on
+            said, complaint = process.communicate(timeout=LIMIT)
+        except BaseException as error:  # by a signal, most likely: the program must not go on
             os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise Failed(f"{command[0]} did not end within {LIMIT} s") from error
             raise
     if process.returncode:
         raise Failed(f"{command[0]} left processes behind, or could not be run: {complaint[-2000:]}")

@@ -38,6 +38,7 @@ class Peer:
 
     name = ""
     most = 1 << 30  # messages beyond which it takes too long to be waited for
+    most_runs = 1 << 30
 
     def version(self) -> str:
         """A number as it tells; nothing when it is not installed."""
@@ -143,7 +144,7 @@ class Mbsync(Peer):
 
 class OfflineImap(Peer):
     name = "offlineimap"
-    most = 20_000
+    most, most_runs = 20_000, 2
 
     def version(self) -> str:
         return _version_in(["offlineimap", "--version"])

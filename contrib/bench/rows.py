@@ -154,8 +154,8 @@ def measure_row(lab: Lab, row: Row, peers: Sequence[Peer], sizes: Sizes, runs: i
     for number in range(runs + 1):
         for peer in able[number % len(able) :] + able[: number % len(able)]:
             result = line.results[peer.name]
-            if not result.failed:
-                counting = number == runs
+            counting = number == runs
+            if not result.failed and (counting or number < peer.most_runs):
                 say(f"{row.title}: {'counting' if counting else f'run {number + 1} of {runs}'}, {peer.name}")
                 _run(lab, row, peer, result, counting=counting)
     return line

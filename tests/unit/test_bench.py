@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -85,6 +88,29 @@ def test_a_report_is_read_as_it_was_saved(tmp_path: Path) -> None:
     report.save(tmp_path / "x.json")
     assert results.load(tmp_path / "x.json") == report
     assert list(tmp_path.iterdir()) == [tmp_path / "x.json"]
+
+
+def test_figures_are_put_into_the_page_in_place_of_the_last_ones(tmp_path: Path) -> None:
+    bench, page = tmp_path / "contrib/bench", tmp_path / "docs/performance.md"
+    bench.mkdir(parents=True)
+    page.parent.mkdir()
+    for name in ("report", "results.py"):
+        shutil.copy(BENCH / name, bench)
+    shutil.copy(BENCH.parents[1] / "docs/performance.md", page)
+    before = page.read_text()
+    figures = tmp_path / "figures.json"
+    for kind, title in (("speed", "first title"), ("scale", "another"), ("speed", "second title")):
+        measured = line([1.0], [2.0], rss=1)
+        measured.title = title
+        results.Report(kind, "command", "2026-01-01", "machine", {"pushpull": "1"}, [measured]).save(figures)
+        subprocess.run([sys.executable, bench / "report", "--no-plots", figures], check=True)
+    after = page.read_text()
+    blocks = dict(re.findall(r"<!-- (\w+): .*?-->\n(.*?)<!-- end of \1", after, re.DOTALL))
+    assert "| second title, 100 | pushpull | 1.00 |" in blocks["speed"]
+    assert "| another, 100 | pushpull | 1.00 |" in blocks["scale"]
+    assert "first title" not in after
+    marks = re.compile(r"(<!-- (\w+): .*?-->\n).*?(?=<!-- end of \2)", re.DOTALL)
+    assert marks.sub(r"\1", after) == marks.sub(r"\1", before)
 
 
 # --- the link ----------------------------------------------------------------------------------------------------
