@@ -36,7 +36,7 @@ SETTINGS = "mail_location = mdbox:~/mdbox\nmdbox_rotate_size = 64M\ndefault_vsz_
 MEMORY = Path("/dev/shm")
 _BATCH = 500
 
-Content = tuple[bytes, str]  # a message's digest, and its letters in order
+Content = tuple[bytes, str, int]  # a message's digest, its letters in order, its date
 
 
 class Lab:
@@ -97,7 +97,7 @@ class Lab:
         with closing(self.wire(user)) as wire:
             while batch := list(islice(waiting, _BATCH)):
                 wire.append_all("INBOX", [(crlf(each.body), imap_flags(each.letters), each.date) for each in batch])
-                self._filled[user] += [content(each.body, each.letters) for each in batch]
+                self._filled[user] += [content(each.body, each.letters, each.date) for each in batch]
 
     def copy(self, source: str) -> str:
         """A new user with the mailboxes of another, who has no session open. Returns its name."""
@@ -122,14 +122,14 @@ class Lab:
         """As another client does: new mail, and \\Flagged for so many messages all over the mailbox."""
         self.fill(user, arrivals)
         contents = self._filled[user]
-        plain = [uid for uid, (_, there) in enumerate(contents, 1) if "F" not in there]
+        plain = [uid for uid, (_, there, _) in enumerate(contents, 1) if "F" not in there]
         uids = plain[:: max(1, len(plain) // flags)][:flags]
         with closing(self.wire(user)) as wire:
             wire.command("SELECT INBOX")
             wire.command(f"UID STORE {','.join(map(str, uids))} +FLAGS.SILENT (\\Flagged)")
         for uid in uids:
-            body, there = contents[uid - 1]
-            contents[uid - 1] = body, "".join(sorted(f"{there}F"))
+            body, there, date = contents[uid - 1]
+            contents[uid - 1] = body, "".join(sorted(f"{there}F")), date
 
     # --- a run ---------------------------------------------------------------------------------------------------
 
@@ -162,10 +162,14 @@ class Lab:
         return measure(command, peer.environment(place), place.base / "output")
 
     def check_folder(self, peer: Peer, place: Place) -> None:
-        """The folder holds what the mailbox held last, byte for byte, with its flags."""
-        paths = [path for name in ("new", "cur") for path in (place.folder / name).iterdir()]
-        there = Counter(content(peer.content(path.read_bytes()), path.name.partition(":2,")[2]) for path in paths)
+        """The folder holds what the mailbox held last, byte for byte, with its flags and dates."""
+        there: Counter[Content] = Counter()
+        for path in (path for name in ("new", "cur") for path in (place.folder / name).iterdir()):
+            date = int(path.stat().st_mtime) if peer.keeps_dates else 0
+            there[content(peer.content(path.read_bytes()), path.name.partition(":2,")[2], date)] += 1
         wanted = Counter(self._filled[place.user])
+        if not peer.keeps_dates:
+            wanted = Counter((body, letters, 0) for body, letters, _ in wanted.elements())
         if there != wanted:
             raise Failed(
                 f"{peer.name}: {(wanted - there).total()} messages are missing or differ in {place.folder},"
@@ -179,10 +183,10 @@ class Lab:
             raise Failed(f"{peer.name}: {there} files for {self.held(place.user)} messages in {place.folder}")
 
     def check_mailbox(self, peer: Peer, place: Place, mail: Iterable[Letter]) -> None:
-        """The mailbox holds these, byte for byte, with their flags."""
-        wanted = Counter(content(each.body, each.letters) for each in mail)
+        """The mailbox holds these, byte for byte, with their flags and dates."""
+        wanted = Counter(content(each.body, each.letters, each.date) for each in mail)
         there = Counter(
-            content(peer.content(lf(remote.body)), letters_of(remote.flags))
+            content(peer.content(lf(remote.body)), letters_of(remote.flags), int(remote.date.timestamp()))
             for remote in self.server.snapshot(user=place.user).values()
         )
         if there != wanted:
@@ -201,8 +205,8 @@ def fill_folder(folder: Path, mail: Iterable[Letter]) -> None:
     time.sleep(2.1)  # a file that was just written may be written to still
 
 
-def content(body: bytes, there: str) -> Content:
-    return hashlib.blake2b(body, digest_size=16).digest(), "".join(sorted(there))
+def content(body: bytes, there: str, date: int) -> Content:
+    return hashlib.blake2b(body, digest_size=16).digest(), "".join(sorted(there)), date
 
 
 def say(text: str) -> None:

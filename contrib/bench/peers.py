@@ -39,6 +39,7 @@ class Peer:
     name = ""
     most = 1 << 30  # messages beyond which it takes too long to be waited for
     most_runs = 1 << 30
+    keeps_dates = True  # of what it downloads
 
     def version(self) -> str:
         """A number as it tells; nothing when it is not installed."""
@@ -145,6 +146,7 @@ class Mbsync(Peer):
 class OfflineImap(Peer):
     name = "offlineimap"
     most, most_runs = 20_000, 2
+    keeps_dates = False
 
     def version(self) -> str:
         return _version_in(["offlineimap", "--version"])
