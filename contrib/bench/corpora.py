@@ -44,6 +44,14 @@ def letters(count: int, mean: int, *, seed: int = 1) -> Iterator[Letter]:
         yield Letter(_letter(draw, f"{seed}.{number}", size, date, filling), draw.choice(FLAGS), date)
 
 
+def large(count: int, size: int) -> list[Letter]:
+    """As many messages of that size, each with one attachment."""
+    draw = random.Random(size)
+    filling = _filling(draw)
+    dates = [FIRST_DATE + number for number in range(count)]
+    return [Letter(_letter(draw, f"{size}.{date}", size, date, filling), "S", date) for date in dates]
+
+
 def _filling(draw: random.Random) -> tuple[bytes, bytes]:
     """Some 200 kB of text in 8 bit and as much of an attachment: slices of them fill the messages."""
     lines = [" ".join(draw.choices(_WORDS, k=draw.randrange(5, 11))) for _ in range(3000)]
@@ -79,6 +87,6 @@ def _cut(draw: random.Random, source: bytes, size: int) -> bytes:
     size = max(size, 60)
     start = source.index(b"\n", draw.randrange(len(source) // 2)) + 1
     taken = source[start:]
-    while len(taken) < size:
-        taken += source
+    if len(taken) < size:
+        taken += source * (1 + (size - len(taken)) // len(source))
     return taken[: taken.index(b"\n", size) if b"\n" in taken[size:] else size]

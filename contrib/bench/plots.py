@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
-from results import OWN, Line, Report
+from results import OWN, Report, peaks
 
 _INK = "#24292f"  # becomes `currentColor`
 _STYLE = (
@@ -47,7 +47,7 @@ def _bars(report: Report) -> Figure:
     """How many times pushpull's time each other program takes."""
     others = [name for name in report.programs if name != OWN]
     bars = [(line, name, ratio) for line in report.lines for name in others if (ratio := line.ratio(name))]
-    figure = Figure(figsize=(7.2, 0.6 + 0.19 * len(bars) + 0.14 * len(report.lines)))
+    figure = Figure(figsize=(7.2, 0.9 + 0.15 * len(bars) + 0.12 * len(report.lines)), layout="constrained")
     axes = figure.add_subplot()
     place, ticks = 0.0, {}
     for line in report.lines:
@@ -60,7 +60,7 @@ def _bars(report: Report) -> Figure:
         place += 0.8
     axes.axvline(1, color=_INK, linewidth=0.8)
     axes.set_xscale("log")
-    axes.margins(x=0.08)
+    axes.margins(x=0.08, y=0.02)
     _plain_numbers(axes.xaxis, (1, 2, 5))
     axes.invert_yaxis()
     axes.set_yticks(list(ticks), list(ticks.values()))
@@ -70,25 +70,22 @@ def _bars(report: Report) -> Figure:
     return figure
 
 
-_PANELS = (
-    ("first", "first synchronisation, s", "wall"),
-    ("nothing", "nothing to do, s", "wall"),
-    ("delta", "50 new, 200 flags, s", "wall"),
-    ("first", "peak memory, MiB", "rss"),
-)
+_PANELS = {
+    "first": "first synchronisation, s",
+    "nothing": "nothing to do, s",
+    "delta": "50 new, 200 flags, s",
+    "": "peak memory, MiB",
+}
 
 
 def _curves(report: Report) -> Figure:
     """Each kind of work over the number of messages."""
     figure = Figure(figsize=(7.2, 5.2), layout="constrained")
     panels = figure.subplots(2, 2)
-    for axes, (name, title, cost) in zip(panels.flat, _PANELS, strict=True):
-        lines = [line for line in report.lines if line.name == name]
+    for axes, (name, title) in zip(panels.flat, _PANELS.items(), strict=True):
         for program in report.programs:
-            points = [(line.messages, _value(line, program, cost)) for line in lines if _has(line, program)]
-            axes.plot(
-                *zip(*points, strict=True), "o-", color=_COLOURS[program], markersize=3, label=program
-            ) if points else None
+            points = _seconds(report, name, program) if name else peaks(report.lines, program)
+            axes.plot(points.keys(), points.values(), "o-", color=_COLOURS[program], markersize=3, label=program)
         axes.set_title(title, fontsize=9)
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -101,13 +98,10 @@ def _curves(report: Report) -> Figure:
     return figure
 
 
-def _has(line: Line, program: str) -> bool:
-    return program in line.results and line.results[program].complete
-
-
-def _value(line: Line, program: str, cost: str) -> float:
-    result = line.results[program]
-    return result.rss if cost == "rss" else result.median(cost)
+def _seconds(report: Report, name: str, program: str) -> dict[int, float]:
+    """By the number of messages."""
+    found = [(line.messages, line.results[program]) for line in report.lines if line.name == name]
+    return {messages: result.median("wall") for messages, result in found if result.complete}
 
 
 def _plain_numbers(axis: Any, subs: tuple[int, ...]) -> None:
@@ -123,7 +117,7 @@ def _legend(figure: Figure, axes: Any) -> None:
     figure.legend(
         entries.values(),
         entries.keys(),
-        loc="outside upper center" if figure.get_layout_engine() else "upper center",
+        loc="outside upper center",
         ncols=len(entries),
         frameon=False,
     )

@@ -163,7 +163,7 @@ _CELLS: dict[str, Cell] = {
     "kB in": lambda _line, _, result: f"{result.traffic.received / 1000:,.0f}" if result.traffic else "",
     "kB out": lambda _line, _, result: f"{result.traffic.sent / 1000:,.0f}" if result.traffic else "",
     "turns": lambda _line, _, result: str(result.traffic.turns) if result.traffic else "",
-    "state MB": lambda _line, _, result: f"{result.state / 1e6:,.1f}",
+    "state MB": lambda _line, _, result: f"{result.state / 1e6:,.1f}" if result.state else "",
 }
 COLUMNS = {
     "speed": [name for name in _CELLS if name != "state MB"],
@@ -207,14 +207,20 @@ def memory(report: Report) -> Iterator[str]:
 
 def growth(lines: Sequence[Line], program: str) -> float | None:
     """Bytes of peak memory for each message more, from the smallest mailbox to the largest."""
-    peaks: dict[int, float] = {}
-    for line in lines:
-        if program in line.results and line.results[program].complete:
-            peaks[line.messages] = max(peaks.get(line.messages, 0), line.results[program].rss)
-    if len(peaks) < 2:
+    found = peaks(lines, program)
+    if len(found) < 2:
         return None
-    least, most = min(peaks), max(peaks)
-    return (peaks[most] - peaks[least]) * (1 << 20) / (most - least)
+    least, most = min(found), max(found)
+    return (found[most] - found[least]) * (1 << 20) / (most - least)
+
+
+def peaks(lines: Sequence[Line], program: str) -> dict[int, float]:
+    """Peak memory in all that was done with so many messages, in MiB; work with large messages does not count."""
+    found: dict[int, float] = {}
+    for line in lines:
+        if not line.size and program in line.results and line.results[program].complete:
+            found[line.messages] = max(found.get(line.messages, 0), line.results[program].rss)
+    return found
 
 
 def targets(lines: Sequence[Line]) -> Iterator[str]:

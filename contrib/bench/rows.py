@@ -31,7 +31,7 @@ class Sizes:
     many: int = 100_000
 
 
-QUICK = Sizes(download=500, far=200, upload=200, many=2_000)
+QUICK = Sizes(download=300, far=100, upload=100, many=1_000)
 
 
 class Row:
