@@ -199,10 +199,11 @@ def rows(kind: str, line: Line) -> Iterator[str]:
 
 
 def memory(report: Report) -> Iterator[str]:
-    """How much of it each message takes, after an empty line."""
-    grown = [(name, growth(report.lines, name)) for name in report.programs]
-    yield ""
-    yield f"Memory for each message more: {', '.join(f'{name} {size:.0f} bytes' for name, size in grown if size)}."
+    """How much of it each message takes, after an empty line; nothing if there is nothing to compare."""
+    grown = [(name, size) for name in report.programs if (size := growth(report.lines, name)) is not None]
+    if grown:
+        yield ""
+        yield f"Memory for each message more: {', '.join(f'{name} {size:.0f} bytes' for name, size in grown)}."
 
 
 def growth(lines: Sequence[Line], program: str) -> float | None:
