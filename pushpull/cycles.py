@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from pushpull.accounts import Sessions
 from pushpull.config import Config, PairingConfig
@@ -16,8 +15,9 @@ from pushpull.model import Policy, Tally
 from pushpull.options import Options
 from pushpull.prepare import Prepared
 from pushpull.retry import Patience
+from pushpull.soundness import boot_id
 from pushpull.store import Store
-from pushpull.values import field, struct
+from pushpull.values import field, replace, struct
 
 
 @struct
@@ -51,7 +51,7 @@ class Cycles:
         """`stays`: the program goes on after the cycle, so it need not wait for what another one will find."""
         self._config, self._options, self._sessions, self._tools = config, options, sessions, tools
         self._stays = stays
-        self._boot = _boot_id()
+        self._boot = boot_id()
 
     def synchronise(
         self,
@@ -61,12 +61,14 @@ class Cycles:
         tools: Tools | None = None,
         *,
         readopt: bool,
+        whole_folder: bool = False,
         attempts: int,
         tell: Callable[[BaseException, float], None],
     ) -> None:
         """One cycle, begun again up to `attempts` times without progress, each time with a new session.
 
-        `tell` is given what failed and the seconds until the next attempt. Raises what the last attempt does.
+        `whole_folder`: each directory is listed, however it looks. `tell` is given what failed and the seconds until
+        the next attempt. Raises what the last attempt does.
         """
         used = tools or self._tools
         patience = Patience(
@@ -76,7 +78,7 @@ class Cycles:
             pause=used.pause,
             tell=tell,
         )
-        settings = self._settings(prepared.pairing, readopt=readopt)
+        settings = replace(self._settings(prepared.pairing, readopt=readopt), whole_folder=whole_folder or readopt)
         kept = self._sessions.served
 
         def attempt() -> None:
@@ -126,10 +128,3 @@ class Cycles:
             dry_run=self._options.dry_run,
             stays=self._stays,
         )
-
-
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-    except OSError:
-        return "unknown"

@@ -34,6 +34,9 @@ _RENAME_NOREPLACE = 1
 _NO_SUCH_CALL = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EINVAL})
 
+# ext2 to ext4, xfs, btrfs, f2fs, tmpfs, zfs, bcachefs (statfs(2), linux/magic.h)
+_LOCAL_DISKS = frozenset({0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x2FC12FC1, 0xCA451A4E})
+
 _ONE_FILE = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EIO, errno.ENXIO, errno.ENAMETOOLONG})
 
 _FULL = "free some space; what was not finished is done in the next run"
@@ -219,3 +222,13 @@ def write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
+
+
+def shows_each_change(fd: int) -> bool:
+    """Whether a directory is on a file system that gives it a new ctime with each name that comes or goes, and that no
+    other machine writes to. NFS, SMB and FUSE promise neither.
+    """
+    status = ctypes.create_string_buffer(512)
+    if _LIBC.fstatfs(fd, status):
+        return False
+    return ctypes.c_ulong.from_buffer(status).value & 0xFFFFFFFF in _LOCAL_DISKS

@@ -15,7 +15,7 @@ from pushpull.errors import Refused, Restless
 from pushpull.model import Marker, Pair, Policy, Tally
 from pushpull.observe_local import LocalObserver
 from pushpull.observe_remote import RemoteObserver, RemoteSight
-from pushpull.observed import LocalRows
+from pushpull.observed_local import KnownFiles, LocalRows
 from pushpull.outcomes import Outcomes
 from pushpull.plan import Append, Plan, SetLocal, SetRemote, TooManyExpunged, TooManyGone, plan
 from pushpull.ports import Local, Remote, Report
@@ -34,7 +34,8 @@ MAX_LOOKS = 5
 @value
 class Settings:
     """How a pair is to be synchronised. `boot` names this boot of the machine; `synced` is `local.fsync`; `stays` tells
-    that the program goes on after the cycle, and looks again in time.
+    that the program goes on after the cycle, and looks again in time; `whole_folder` that each directory is to be read,
+    however it looks.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Settings:
     synced: bool
     dry_run: bool = False
     stays: bool = False
+    whole_folder: bool = False
 
 
 @value
@@ -136,6 +138,12 @@ class Cycle:
             self._local,
             self._store,
             self._pair.id,
+            known=KnownFiles(
+                self._store,
+                self._pair.id,
+                now=self._tools.clock(),
+                whole=settings.whole_folder or self.trust is not Trust.SAME,
+            ),
             boot=settings.boot,
             repair=not settings.dry_run,
             report=self._report,
@@ -201,9 +209,12 @@ class Cycle:
         if not self._settings.dry_run:  # EXAMINE shows every mailbox as read-only
             policy = replace(policy, mask=sight.state.mask, read_only=sight.state.read_only)
         now = self._tools.clock()
-        counts = self._outcomes.counts(now - self._settings.window_seconds, now)
+        rows = self._outcomes.candidates(policy.sendable, now, whole=self._settings.dry_run)
+        counts = self._outcomes.counts(
+            now - self._settings.window_seconds, now, paired=any(row.expunged for row in rows)
+        )
         made = plan(
-            self._outcomes.candidates(policy.sendable, now, whole=self._settings.dry_run),
+            rows,
             replace(counts, done_local=tally.remote_marked, done_remote=tally.local_marked),
             policy,
             complete=complete,

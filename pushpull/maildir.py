@@ -44,7 +44,7 @@ from pushpull.folder import Folder
 from pushpull.marker import MAX_SIZE, NAME, format_marker, parse_marker
 from pushpull.message import Fingerprinter, to_lf
 from pushpull.model import FileStamp, Fingerprint, LocalFile, Marker, Scan, Uniquename
-from pushpull.ports import Delivery
+from pushpull.ports import Delivery, Known
 from pushpull.staging import NEW_NAMES, Staged, Staging
 
 T = TypeVar("T")
@@ -170,9 +170,10 @@ class Maildir:
 
     # --- reading ---------------------------------------------------------------------------------------------
 
-    def scan(self) -> Scan:
-        """Every message file; LocalDiskError when a directory cannot be read to its end (see folder.py)."""
-        return self._folder.scan()
+    def scan(self, known: Known | None = None) -> Scan:
+        """Every message file, or what differs from what is known; LocalDiskError when a directory cannot be read to its
+        end (see folder.py)."""
+        return self._folder.scan(known)
 
     def find(self, uniquename: Uniquename) -> LocalFile | None:
         """Where the file is now, by a look at the directories."""

@@ -9,8 +9,8 @@ file that vanished, *expunged* a UID that vanished. "deleted" always means the f
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from typing import NewType
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NewType, TypeAlias
 
 from pushpull.flags import ALL, NONE, Flags
 from pushpull.values import field, struct, value
@@ -147,15 +147,23 @@ class FileStamp:
     inode: int
 
 
+DirectoryStamp: TypeAlias = tuple[int, int, int]
+"""Tells whether a name may have come, gone or changed in a directory: device, inode, ctime in ns."""
+
+
 @value
 class Scan:
-    """One scan of a Maildir folder. `moved`: a directory changed while it was read, so an absence proves nothing.
-    `strangers`: what is not mail and is left alone, each with the reason (relative path, reason)."""
+    """One scan of a Maildir folder: the files that were not where they were believed to be, and the names of those that
+    are `missing`. `moved`: a directory changed while it was read, so an absence proves nothing. `strangers`: what is
+    not mail and is left alone, each with the reason (relative path, reason). `stamps`: of each directory
+    that was read, how it looked before; None where it may look the same after a change."""
 
     files: dict[Uniquename, LocalFile]
     moved: bool
     strangers: tuple[tuple[bytes, str], ...] = ()
     doubles: frozenset[bytes] = frozenset()  # strangers that are mail: another file has their uniquename
+    missing: frozenset[Uniquename] = frozenset()
+    stamps: Mapping[str, DirectoryStamp | None] = field(default_factory=dict)
 
 
 @value

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pushpull.errors import LocalDiskError, MessageError
-from pushpull.model import FileStamp, Fingerprint, LocalFile, Scan
-from pushpull.observed import Absent, LocalRows
+from pushpull.model import DirectoryStamp, FileStamp, Fingerprint, LocalFile, Scan
+from pushpull.observed_local import Absent, KnownFiles, LocalRows
 from pushpull.ports import Local, Report
 from pushpull.store import Store
 from pushpull.values import value
@@ -25,21 +25,25 @@ MAX_SCANS = 5
 
 @value
 class LocalSight:
-    """What a folder showed: the rows whose files are missing. Not `complete`: it changed all the while, so of
-    absences nothing is known.
+    """What a folder showed: the rows whose files are missing, and how the directories looked that were read for it. Not
+    `complete`: it changed all the while, so of absences nothing is known.
     """
 
     absent: tuple[Absent, ...]
     complete: bool
+    stamps: Mapping[str, DirectoryStamp | None]
 
 
 class LocalObserver:
     """Looks at one Maildir folder."""
 
-    def __init__(self, local: Local, store: Store, pair_id: int, *, boot: str, repair: bool, report: Report) -> None:
+    def __init__(
+        self, local: Local, store: Store, pair_id: int, *, known: KnownFiles, boot: str, repair: bool, report: Report
+    ) -> None:
         """`boot` names this boot of the machine. Without `repair` (a dry run) no file is touched."""
         self._local, self._store, self._report, self._boot = local, store, report, boot
         self._repair = repair
+        self._known = known
         self._rows = LocalRows(store, pair_id)
         self.unreadable = 0
         self.missed = 0  # new names that were gone again before they were read: who knows what they are called now
@@ -49,28 +53,28 @@ class LocalObserver:
         a bucket.
         """
         complete = True
-        scan = self._local.scan()
-        files = dict(scan.files)
-        self._rows.load(files)
+        scan = first = self._local.scan(self._known)
+        files = scan.files
+        self._rows.load(files, scan.missing)
         absent = self._rows.absent()
         for _ in range(MAX_SCANS):
             if not absent:
                 break
-            again = self._local.scan()
-            files.update(again.files)
-            if not again.moved:
-                files = dict(again.files)
-                self._rows.load(files)
+            scan = self._local.scan(self._known)
+            if not scan.moved:
+                self._rows.load(scan.files, scan.missing)
                 absent = self._rows.absent()
                 break
+            # What was elsewhere in the scan before, and is not now, is where it was believed to be.
+            files = {name: file for name, file in files.items() if name in scan.missing} | scan.files
         else:
             self._report.line(logging.INFO, "the folder changes too fast to tell which files are gone; later")
             absent, complete = [], False
-            self._rows.load(files)
-        self._tell_strangers(scan)
+            self._rows.load(files, ())
+        self._tell_strangers(first)
         if not older:
             self._refuse_missing_directories(absent)
-        return LocalSight(tuple(absent), complete)
+        return LocalSight(tuple(absent), complete, scan.stamps)
 
     def _refuse_missing_directories(self, absent: Sequence[Absent]) -> None:
         """A bucket that is not there is not read to its end: it shows no absences."""
@@ -117,6 +121,8 @@ class LocalObserver:
                 self._rows.note_gone(gone)
                 copies = sum(self._rows.note_copy(row.id, row.digest or b"") for row in kept if row.id not in renamed)
             self._rows.note_synced(self._boot)
+            whole = sight.complete and believe and not self.missed and not self.unreadable
+            self._known.taken_in(sight.stamps if whole else dict.fromkeys(sight.stamps))
         return len(renamed) + copies
 
     def _match(

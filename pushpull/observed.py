@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Rows as observed: writes facts of either side into the state, and asks it what an observation changed.
+"""Rows as observed on the server: writes what it showed into the state, and asks it what an observation changed.
 
 Absences are asked for first and believed later, by the caller, after a second look: nothing here decides that a
 message is gone.
@@ -7,25 +7,12 @@ message is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 
 from pushpull.flags import DELETED
-from pushpull.model import FileStamp, Fingerprint, Identity, LocalFile, RemoteView, Uid, UidSet, Uniquename
+from pushpull.model import Identity, RemoteView, Uid, UidSet
 from pushpull.schema import SEEKER
 from pushpull.store import Store, translate
-from pushpull.values import value
-
-
-@value
-class Absent:
-    """A row whose file a scan did not show."""
-
-    id: int
-    uniquename: Uniquename
-    digest: bytes | None
-    local_flags: int
-    unsynced_boot: str
-    directory: str
 
 
 class RemoteRows:
@@ -41,7 +28,7 @@ class RemoteRows:
                 "INSERT INTO pairing (pair, uid, remote_flags, keywords) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (pair, uid) WHERE uid IS NOT NULL DO UPDATE SET"
                 " remote_flags = excluded.remote_flags, keywords = excluded.keywords, expunged = 0,"
-                f" base_flags = {_unmark('expunged', 'remote')}"
+                f" base_flags = {unmark('expunged', 'remote')}"
                 " WHERE remote_flags <> excluded.remote_flags OR keywords <> excluded.keywords OR expunged",
                 ((self._pair, view.uid, view.flags, " ".join(view.keywords)) for view in views),
             )
@@ -55,13 +42,17 @@ class RemoteRows:
             )
 
     def alive(self, below: Uid | None) -> int:
-        """How many UIDs (below `below`, if given) are believed to exist."""
+        """How many UIDs (below `below`, if given) are believed to exist. The difference of two numbers that indexes
+        give, so no row is read.
+        """
         with translate(self._store.path):
-            (count,) = self._store.db.execute(
-                "SELECT count(*) FROM pairing WHERE pair = ? AND uid IS NOT NULL AND NOT expunged AND uid < ?",
-                (self._pair, below or 1 << 32),
+            (known, expunged) = self._store.db.execute(
+                "SELECT (SELECT count(*) FROM pairing INDEXED BY pairing_uid WHERE pair = :pair AND uid < :below),"
+                " (SELECT count(*) FROM pairing INDEXED BY pairing_expunged WHERE pair = :pair AND expunged"
+                "  AND uid < :below)",
+                {"pair": self._pair, "below": below or 1 << 32},
             ).fetchone()
-        return int(count)
+        return int(known) - int(expunged)
 
     def absent_from(self, listed: UidSet, below: Uid | None) -> UidSet:
         """UIDs (below `below`) that are believed to exist and that the server does not list."""
@@ -184,236 +175,13 @@ class RemoteRows:
             return found
 
 
-class LocalRows:
-    """What a folder showed of one pair."""
-
-    def __init__(self, store: Store, pair_id: int) -> None:
-        self._store, self._pair = store, pair_id
-
-    def load(self, files: Mapping[Uniquename, LocalFile]) -> None:
-        """Put a scan beside the rows, for the questions below."""
-        with self._store.transaction() as db:
-            db.execute("DROP TABLE IF EXISTS temp.seen")
-            db.execute(
-                "CREATE TEMP TABLE seen (uniquename BLOB PRIMARY KEY, directory TEXT, info BLOB, flags INTEGER)"
-                " WITHOUT ROWID"
-            )
-            db.executemany(
-                "INSERT INTO temp.seen VALUES (?, ?, ?, ?)",
-                ((file.uniquename, file.directory, file.info, file.flags) for file in files.values()),
-            )
-
-    def absent(self) -> list[Absent]:
-        """Rows whose file the loaded scan did not show."""
-        with translate(self._store.path):
-            rows = self._store.db.execute(
-                "SELECT id, uniquename, digest, local_flags, unsynced_boot, directory FROM pairing"
-                " WHERE pair = ? AND uniquename IS NOT NULL AND NOT gone"
-                " AND uniquename NOT IN (SELECT uniquename FROM temp.seen) ORDER BY id",
-                (self._pair,),
-            ).fetchall()
-        return [Absent(number, Uniquename(name), *rest) for number, name, *rest in rows]
-
-    def fresh(self) -> Iterator[LocalFile]:
-        """Files that no row has."""
-        with translate(self._store.path):
-            rows = self._store.db.execute(
-                "SELECT uniquename, directory, info, flags FROM temp.seen WHERE uniquename NOT IN"
-                " (SELECT uniquename FROM pairing WHERE pair = ? AND uniquename IS NOT NULL) ORDER BY uniquename",
-                (self._pair,),
-            ).fetchall()
-        return (LocalFile(Uniquename(name), directory, info, flags) for name, directory, info, flags in rows)
-
-    def note_seen(self) -> int:
-        """Where the known files are now, and their flags; a file that came back is no longer gone. A flag that the
-        server refused once is tried again after the user changed it. Returns how many rows changed.
-        """
-        with self._store.transaction() as db:
-            changed = db.execute(
-                "UPDATE pairing SET directory = seen.directory, info = seen.info, gone = 0, local_flags = seen.flags,"
-                f" base_flags = {_unmark('gone', 'local')},"
-                " refused_flags = CASE WHEN local_flags = seen.flags THEN refused_flags ELSE 0 END"
-                " FROM temp.seen AS seen WHERE pair = ? AND pairing.uniquename = seen.uniquename"
-                " AND (pairing.directory <> seen.directory OR pairing.info <> seen.info"
-                " OR local_flags <> seen.flags OR gone)",
-                (self._pair,),
-            )
-            return changed.rowcount
-
-    def note_gone(self, ids: Iterable[int]) -> None:
-        """Believe that these files are gone: the local side gains DELETED (see `model.Pairing`)."""
-        with self._store.transaction() as db:
-            db.executemany(
-                f"UPDATE pairing SET gone = 1, local_flags = local_flags | {DELETED} WHERE id = ?",
-                ((number,) for number in ids),
-            )
-
-    def note_changed_content(self, row_id: int) -> None:
-        """The file of that name holds another message now: the old one is gone, the name is free."""
-        with self._store.transaction() as db:
-            db.execute(
-                f"UPDATE pairing SET gone = 1, local_flags = local_flags | {DELETED}, uniquename = NULL WHERE id = ?",
-                (row_id,),
-            )
-
-    def never_delivered(self, ids: Iterable[int]) -> None:
-        """Files that a crash took before they were on disk (`fsync = no`), or that a restored folder lacks: to be
-        fetched again, never a deletion.
-        """
-        with self._store.transaction() as db:
-            db.executemany(
-                "UPDATE pairing SET uniquename = NULL, directory = '', info = x'', local_flags = 0, base_flags = 0,"
-                " gone = 0, unsynced_boot = '' WHERE id = ?",
-                ((number,) for number in ids),
-            )
-
-    def take_local_as_base(self) -> None:
-        """A folder restored from an older copy shows old flags: they count as agreed, so the server's win."""
-        with self._store.transaction() as db:
-            db.execute(
-                "UPDATE pairing SET base_flags = local_flags WHERE pair = ? AND uniquename IS NOT NULL AND NOT gone"
-                " AND uid IS NOT NULL",
-                (self._pair,),
-            )
-
-    def add_file(self, file: LocalFile, fingerprint: Fingerprint, stamp: FileStamp) -> None:
-        """A file that is on no other row: a message known only locally."""
-        with self._store.transaction() as db:
-            db.execute(
-                "INSERT INTO pairing (pair, uniquename, directory, info, local_flags, message_id, size, header_digest,"
-                " digest, received, stamp_size, stamp_mtime, stamp_inode)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    self._pair,
-                    file.uniquename,
-                    file.directory,
-                    file.info,
-                    file.flags,
-                    *content(fingerprint, stamp),
-                ),
-            )
-
-    def note_renamed(self, row_id: int, file: LocalFile, stamp: FileStamp) -> None:
-        """The row's file goes by another unique name now (moved away and back, renamed by a mail reader)."""
-        with self._store.transaction() as db:
-            db.execute(
-                f"UPDATE pairing SET base_flags = {_unmark('gone', 'local')}, uniquename = ?, directory = ?, info = ?,"
-                " local_flags = ?, gone = 0, stamp_size = ?, stamp_mtime = ?, stamp_inode = ? WHERE id = ?",
-                (
-                    file.uniquename,
-                    file.directory,
-                    file.info,
-                    file.flags,
-                    stamp.size,
-                    stamp.mtime_ns,
-                    stamp.inode,
-                    row_id,
-                ),
-            )
-
-    def note_copy(self, row_id: int, digest: bytes) -> bool:
-        """A gone file has a copy here, of which the server keeps no second one: the UID is that copy's now. To mark it
-        would delete a message there that is here. Returns whether there is such a copy.
-        """
-        with self._store.transaction() as db:
-            copy = db.execute(
-                "SELECT id, uniquename, directory, info, local_flags, stamp_size, stamp_mtime, stamp_inode FROM pairing"
-                " WHERE pair = ? AND digest = ? AND uid IS NULL AND append_outcome = 'accepted' AND problem <> ''"
-                " AND uniquename IS NOT NULL AND NOT gone"
-                " AND EXISTS (SELECT 1 FROM pairing WHERE id = ? AND uid IS NOT NULL AND NOT expunged) ORDER BY id",
-                (self._pair, digest, row_id),
-            ).fetchone()
-            if copy is None:
-                return False
-            number, name, directory, info, flags, *stamp = copy
-            db.execute("DELETE FROM pairing WHERE id = ?", (number,))
-            self.note_renamed(row_id, LocalFile(Uniquename(name), directory, info, flags), FileStamp(*stamp))
-            return True
-
-    def note_stamp(self, row_id: int, stamp: FileStamp) -> None:
-        """The file was touched, its content is the same."""
-        with self._store.transaction() as db:
-            db.execute(
-                "UPDATE pairing SET stamp_size = ?, stamp_mtime = ?, stamp_inode = ? WHERE id = ?",
-                (stamp.size, stamp.mtime_ns, stamp.inode, row_id),
-            )
-
-    def gone_rows_like(self, digest: bytes) -> list[Absent]:
-        """Rows gone earlier, with a live UID and that content: a file that comes back may be theirs."""
-        with translate(self._store.path):
-            rows = self._store.db.execute(
-                "SELECT id, coalesce(uniquename, x''), digest, local_flags, unsynced_boot, directory FROM pairing"
-                " WHERE pair = ? AND digest = ? AND gone AND uid IS NOT NULL AND NOT expunged ORDER BY id",
-                (self._pair, digest),
-            ).fetchall()
-        return [Absent(number, Uniquename(name), *rest) for number, name, *rest in rows]
-
-    def known_contents(self, *, drafts_only: bool) -> list[tuple[int, LocalFile, FileStamp, bytes]]:
-        """Known files (or drafts, which some mail readers edit in place): row, file, stamp when last read, digest."""
-        drafts = "AND local_flags & 1" if drafts_only else ""
-        with translate(self._store.path):
-            rows = self._store.db.execute(
-                "SELECT id, uniquename, directory, info, local_flags, stamp_size, stamp_mtime, stamp_inode, digest"
-                f" FROM pairing WHERE pair = ? {drafts} AND NOT gone AND +uniquename IS NOT NULL",
-                (self._pair,),
-            ).fetchall()
-        return [
-            (number, LocalFile(Uniquename(name), directory, info, flags), FileStamp(*stamp), digest)
-            for number, name, directory, info, flags, *stamp, digest in rows
-        ]
-
-    def unsynced(self, boot: str) -> list[tuple[int, LocalFile, int]]:
-        """Files delivered without a sync to disk before this boot: row, file, size on disk when delivered."""
-        with translate(self._store.path):
-            rows = self._store.db.execute(
-                "SELECT id, uniquename, directory, info, local_flags, stamp_size FROM pairing"
-                " WHERE pair = ? AND unsynced_boot <> '' AND unsynced_boot <> ? AND +uniquename IS NOT NULL"
-                " AND NOT gone",
-                (self._pair, boot),
-            ).fetchall()
-        return [
-            (number, LocalFile(Uniquename(name), directory, info, flags), size)
-            for number, name, directory, info, flags, size in rows
-        ]
-
-    def note_synced(self, boot: str) -> None:
-        """What an earlier boot delivered was found whole: it is on disk."""
-        with self._store.transaction() as db:
-            db.execute(
-                "UPDATE pairing SET unsynced_boot = '' WHERE pair = ? AND unsynced_boot <> '' AND unsynced_boot <> ?",
-                (self._pair, boot),
-            )
-
-    def known(self) -> int:
-        """How many files are believed to exist."""
-        with translate(self._store.path):
-            (count,) = self._store.db.execute(
-                "SELECT count(*) FROM pairing WHERE pair = ? AND uniquename IS NOT NULL AND NOT gone", (self._pair,)
-            ).fetchone()
-        return int(count)
-
-
-def _unmark(vanished: str, side: str) -> str:
+def unmark(vanished: str, side: str) -> str:
     """The base of a row whose message may have come back. A mark that we set for it, or were about to set when we
     died, is ours to take off: with DELETED in the base its absence here reads as taken off, not as never seen.
     """
     return (
         f"CASE WHEN {vanished} AND EXISTS (SELECT 1 FROM mark WHERE mark.pair = pairing.pair AND mark.side = '{side}'"
         f" AND mark.pairing = pairing.id) THEN base_flags | {DELETED} ELSE base_flags END"
-    )
-
-
-def content(fingerprint: Fingerprint, stamp: FileStamp) -> tuple[object, ...]:
-    """Values of the columns that tell a file's content, in the order of the schema: message_id to stamp_inode."""
-    return (
-        fingerprint.message_id,
-        fingerprint.size,
-        fingerprint.header_digest,
-        fingerprint.digest,
-        fingerprint.received,
-        stamp.size,
-        stamp.mtime_ns,
-        stamp.inode,
     )
 
 

@@ -21,7 +21,8 @@ from pushpull.model import (
     Uid,
     Uniquename,
 )
-from pushpull.observed import content, has_seekers
+from pushpull.observed import has_seekers
+from pushpull.observed_local import content
 from pushpull.schema import ARRIVAL, TODO
 from pushpull.store import Store, translate
 
@@ -97,16 +98,21 @@ class Outcomes:
             ).fetchone()
         return int(count)
 
-    def counts(self, since: float, now: float) -> Counts:
+    def counts(self, since: float, now: float, *, paired: bool = True) -> Counts:
         """Numbers of the whole pair; marks made from `since` to `now` (seconds since the epoch), less those that the
-        plan counts itself because their effect is still to come.
+        plan counts itself because their effect is still to come. `paired` (every row is read for it) is asked for
+        only when something was expunged: no other guard needs it.
         """
         with translate(self._store.path):
-            (paired,) = self._store.db.execute(
-                "SELECT count(*) FROM pairing WHERE pair = ? AND uid IS NOT NULL AND NOT expunged"
-                " AND uniquename IS NOT NULL AND NOT gone",
-                (self._pair,),
-            ).fetchone()
+            (alive,) = (
+                self._store.db.execute(
+                    "SELECT count(*) FROM pairing WHERE pair = ? AND uid IS NOT NULL AND NOT expunged"
+                    " AND uniquename IS NOT NULL AND NOT gone",
+                    (self._pair,),
+                ).fetchone()
+                if paired
+                else (0,)
+            )
             recent = dict(
                 self._store.db.execute(
                     "SELECT side, count(*) FROM mark LEFT JOIN pairing ON pairing.id = mark.pairing"
@@ -120,7 +126,7 @@ class Outcomes:
                 ).fetchall()
             )
         return Counts(
-            paired=paired,
+            paired=alive,
             recent_local=recent.get("local", 0),
             recent_remote=recent.get("remote", 0),
             recent_twins=recent.get("twin", 0),
@@ -154,7 +160,8 @@ class Outcomes:
         """Rows set aside, and when each is tried again (seconds since the epoch)."""
         with translate(self._store.path):
             rows = self._store.db.execute(
-                f"SELECT {_COLUMNS}, next_try FROM pairing WHERE pair = :pair AND problem <> '' ORDER BY id",
+                f"SELECT {_COLUMNS}, next_try FROM pairing INDEXED BY pairing_problems"
+                " WHERE pair = :pair AND problem <> '' ORDER BY id",
                 {"pair": self._pair, "now": 0.0},
             ).fetchall()
         return [(_pairing(row[:-1]), row[-1]) for row in rows]

@@ -7,11 +7,12 @@ by running one contract suite against both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, Protocol
 
 from pushpull.flags import Flags
 from pushpull.model import (
+    DirectoryStamp,
     FileStamp,
     Fingerprint,
     Identity,
@@ -178,6 +179,19 @@ class Delivery:
     mtime: float
 
 
+class Known(Protocol):
+    """Where each file of a folder is believed to be."""
+
+    def directories(self) -> Mapping[str, DirectoryStamp | None]:
+        """Those with files, or known to be without; how each looked when all that was in it was taken in, if it may be
+        relied on."""
+
+    def names(self, directory: str) -> set[bytes]:
+        """Of the files in it; the caller's to change."""
+
+    def file(self, uniquename: Uniquename) -> LocalFile | None: ...
+
+
 class Local(Protocol):
     """One Maildir folder. Every method raises LocalDiskError when the disk fails."""
 
@@ -192,8 +206,9 @@ class Local(Protocol):
     def write_marker(self, marker: Marker) -> None:
         """Durably, by a rename."""
 
-    def scan(self) -> Scan:
-        """new/ before cur/, buckets likewise; LocalDiskError when a directory cannot be read to its end."""
+    def scan(self, known: Known | None = None) -> Scan:
+        """new/ before cur/, buckets likewise; LocalDiskError when a directory cannot be read to its end. A directory
+        that still looks as `known` says is not read: what is known to be in it is there."""
 
     def fingerprint(self, file: LocalFile) -> tuple[Fingerprint, FileStamp] | None:
         """None when the file is gone (also under another info part)."""

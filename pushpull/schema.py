@@ -2,7 +2,8 @@
 """The layout of the state file. Facts and one base, never pending work.
 
 `pair`: one mailbox and one folder of one account. `pairing`: one message, known on one or both sides. `mark`: what was
-marked of late, for guards that look at a window of time; it may name rows that are gone since. Flags are the bits of
+marked of late, for guards that look at a window of time; it may name rows that are gone since. `directory`: how each
+directory of a folder looked when all that was in it was taken in. Flags are the bits of
 `flags.py`.
 """
 
@@ -89,13 +90,25 @@ CREATE TABLE pairing (
 
 CREATE UNIQUE INDEX pairing_uid ON pairing (pair, uid) WHERE uid IS NOT NULL;
 CREATE UNIQUE INDEX pairing_uniquename ON pairing (pair, uniquename) WHERE uniquename IS NOT NULL;
+CREATE INDEX pairing_files ON pairing (pair, directory) WHERE uniquename IS NOT NULL AND NOT gone;
 CREATE INDEX pairing_digest ON pairing (pair, digest) WHERE digest IS NOT NULL;
 CREATE INDEX pairing_todo ON pairing (pair) WHERE {TODO};
 CREATE INDEX pairing_arrivals ON pairing (pair, uid) WHERE {ARRIVAL};
 CREATE INDEX pairing_seekers ON pairing (pair) WHERE {SEEKER};
 CREATE INDEX pairing_expunged ON pairing (pair, message_id) WHERE expunged;
 CREATE INDEX pairing_drafts ON pairing (pair) WHERE local_flags & 1;
+CREATE INDEX pairing_problems ON pairing (pair) WHERE problem <> '';
 CREATE INDEX pairing_unsynced ON pairing (pair) WHERE unsynced_boot <> '';
+
+CREATE TABLE directory (
+    pair INTEGER NOT NULL REFERENCES pair (id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    device INTEGER NOT NULL,
+    inode INTEGER NOT NULL,
+    ctime INTEGER NOT NULL,
+    read_at REAL NOT NULL,
+    PRIMARY KEY (pair, name)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE mark (
     pair INTEGER NOT NULL REFERENCES pair (id) ON DELETE CASCADE,

@@ -18,11 +18,12 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pushpull import soundness
 from pushpull.errors import LocalDiskError, StateBusy, StateUnusable
 from pushpull.model import Identity, ModSeq, Pair, PairKey, Uid
 from pushpull.private import is_open_to_all, keep_from_others, make_directories
@@ -39,9 +40,11 @@ class Store:
     transactions, the file's identity and the pairs.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str, *, kept: bool = False) -> None:
+        """`kept`: what is written ends up in the file."""
         self.db = connection
         self.path = path
+        self._kept = kept
         self._depth = 0
 
     @classmethod
@@ -52,15 +55,18 @@ class Store:
         """
         with translate(path), _translate_file(path), _readable(path):
             _make_file(path)
+            vouched = soundness.is_vouched_for(path)
             connection = _connect(path)
             try:
-                _prepare(connection, path)
+                _prepare(connection, path, vouched=vouched)
                 for tail in ("", "-wal", "-shm"):  # it may have been restored or copied with more permissions
                     keep_from_others(path + tail)
             except BaseException:
                 connection.close()
                 raise
-        return cls(connection, path)
+            if not vouched:
+                soundness.found_sound(path)
+        return cls(connection, path, kept=True)
 
     @classmethod
     def snapshot(cls, path: str) -> Store:
@@ -68,9 +74,10 @@ class Store:
         memory = _configure(sqlite3.connect(":memory:", isolation_level=None))
         try:
             with translate(path), _translate_file(path), _readable(path):
+                vouched = soundness.is_vouched_for(path)
                 if os.path.exists(path) and os.path.getsize(path):
                     _copy(path, memory)
-                _prepare(memory, path)
+                _prepare(memory, path, vouched=vouched)
         except BaseException:
             memory.close()
             raise
@@ -78,12 +85,12 @@ class Store:
 
     def close(self) -> None:
         """Fold the write-ahead log back into the file, when nobody else uses it, and close."""
-        try:
-            self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self.db.execute("PRAGMA optimize")
-        except sqlite3.Error:
-            pass  # the log is folded in by the next open
+        if self.db.total_changes:
+            with suppress(sqlite3.Error):  # the log is folded in by the next open
+                self.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self.db.close()
+        if self._kept:
+            soundness.closed(self.path)
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -115,16 +122,21 @@ class Store:
 
     def pairs(self) -> list[Pair]:
         """Every pair that the state knows."""
-        with translate(self.path):
-            return [_pair(row) for row in self.db.execute(f"SELECT {_PAIR_COLUMNS} FROM pair ORDER BY id")]
+        return self._pairs("ORDER BY id", ())
 
     def find_pair(self, key: PairKey) -> Pair | None:
         """The pair of that name, or None when it was never synchronised."""
-        return next((pair for pair in self.pairs() if pair.key == key), None)
+        found = self._pairs("WHERE host = ? AND login = ? AND local = ? AND remote = ?", astuple(key))
+        return found[0] if found else None
 
     def pair(self, pair_id: int) -> Pair:
         """The pair with that number; it must exist."""
-        return next(pair for pair in self.pairs() if pair.id == pair_id)
+        [pair] = self._pairs("WHERE id = ?", (pair_id,))
+        return pair
+
+    def _pairs(self, which: str, values: tuple[object, ...]) -> list[Pair]:
+        with translate(self.path):
+            return [_pair(row) for row in self.db.execute(f"SELECT {_PAIR_COLUMNS} FROM pair {which}", values)]
 
     def add_pair(self, key: PairKey) -> Pair:
         """Make a pair known. Nothing was observed of it yet."""
@@ -149,6 +161,7 @@ class Store:
         """`--readopt`: forget what was agreed; both sides will be matched by content anew."""
         with self.transaction() as db:
             db.execute("DELETE FROM pairing WHERE pair = ?", (pair.id,))
+            db.execute("DELETE FROM directory WHERE pair = ?", (pair.id,))
             return self.update_pair(
                 pair, uidvalidity=0, uidnext=Uid(1), modseq=ModSeq(0), scan_modseq=ModSeq(0), scan_uid=Uid(0), canary=()
             )
@@ -220,6 +233,7 @@ def _translated(error: sqlite3.Error, path: str) -> Exception:
 
 
 def _corrupt(path: str, detail: object) -> StateUnusable:
+    soundness.found_damaged(path)
     return StateUnusable(
         f"state file {path} is corrupt ({detail})",
         remedy="restore it from a backup, or run with --yes: it is kept aside and rebuilt by comparing both sides;"
@@ -290,9 +304,12 @@ def _check_version(connection: sqlite3.Connection, path: str) -> int:
     return int(version)
 
 
-def _prepare(connection: sqlite3.Connection, path: str) -> None:
+def _prepare(connection: sqlite3.Connection, path: str, *, vouched: bool) -> None:
     if _check_version(connection, path) == VERSION:
-        _check_sound(connection, path)
+        _check_layout(connection, path)
+        if not vouched:
+            _check_sound(connection, path)
+        _check_content(connection, path)
         return
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("BEGIN IMMEDIATE")
@@ -310,16 +327,22 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
         raise
 
 
+def _check_layout(connection: sqlite3.Connection, path: str) -> None:
+    if _schema(connection) != _made_schema():
+        raise _corrupt(path, "its schema is damaged")
+
+
 def _check_sound(connection: sqlite3.Connection, path: str) -> None:
     """Damage that is met in the middle of a run is met too late: an index that lacks rows makes every file a new one.
 
     quick_check does not compare the indexes with the rows, and a page of another table is sound in itself.
     """
-    if _schema(connection) != _made_schema():
-        raise _corrupt(path, "its schema is damaged")
     (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
         raise _corrupt(path, verdict)
+
+
+def _check_content(connection: sqlite3.Connection, path: str) -> None:
     try:
         for row in connection.execute(f"SELECT {_PAIR_COLUMNS} FROM pair"):
             _pair(row)

@@ -22,7 +22,7 @@ from pushpull.errors import MailboxMissing, MessageError, ServerBusy
 from pushpull.flags import DELETED
 from pushpull.message import to_crlf
 from pushpull.model import FileStamp, MailboxState, Pair, Pairing, Tally, Uid
-from pushpull.observed import LocalRows
+from pushpull.observed_local import LocalRows
 from pushpull.outcomes import Outcomes
 from pushpull.plan import Append
 from pushpull.ports import NOTICE, Local, Remote, Report

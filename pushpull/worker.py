@@ -100,6 +100,7 @@ class _Live:
     forget: bool  # what was agreed, before the next cycle
     readopt: bool  # nothing is marked until a cycle went through
     effort: Effort = field(default_factory=_effort)
+    whole_folder: bool = False  # the user asked for a look at all of it
     probed: bool = False
     not_before: float = 0.0
     told: str = ""
@@ -111,10 +112,12 @@ class _Due:
     """Triggers of a pairing that wait for their turn. `resumed`: a cycle of it was interrupted."""
 
     urgent: bool = False  # the user, or a watcher that got through
+    user: bool = False
     resumed: bool = False
 
     def add(self, trigger: Trigger) -> None:
         self.urgent |= trigger.kind is Kind.USER or (trigger.kind is Kind.REMOTE and trigger.full)
+        self.user |= trigger.kind is Kind.USER
         self.resumed = False
 
 
@@ -208,6 +211,7 @@ class Worker:
         live = self._live[name]
         if due.urgent:  # the link of a watcher ended, and so may ours have, unnoticed
             self._sessions.doubt()
+        live.whole_folder |= due.user
         if not self._postponed(live, due):
             self._cycle(store, live)
 
@@ -278,13 +282,14 @@ class Worker:
                     whole=lambda uniquename: self._moved_in.has(name, uniquename),
                 ),
                 readopt=live.readopt,
+                whole_folder=live.whole_folder,
                 attempts=ATTEMPTS,
                 tell=lambda error, _: live.report.line(logging.INFO, f"{error}; trying again at once"),
             )
         finally:
             if prepared.trust is Trust.SAME:  # what was found since is not to be forgotten
                 live.forget = False
-        live.readopt = False
+        live.readopt = live.whole_folder = False
 
     def _yield_to_others(self, current: str, since: float) -> None:
         """End the cycle here if another pairing has something to do, or the server has news for this one. (Of its own

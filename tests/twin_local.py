@@ -13,8 +13,8 @@ from pushpull.errors import LocalDiskError, MessageError
 from pushpull.filenames import flags_of, split, with_flags
 from pushpull.flags import NONE, Flags
 from pushpull.message import fingerprint
-from pushpull.model import FileStamp, Fingerprint, LocalFile, Marker, Scan, Uniquename
-from pushpull.ports import Delivery
+from pushpull.model import DirectoryStamp, FileStamp, Fingerprint, LocalFile, Marker, Scan, Uniquename
+from pushpull.ports import Delivery, Known
 from tests.twin_script import Clock, Script
 
 
@@ -36,6 +36,16 @@ class MemoryFolder:
     marker: Marker | None = None
     busy_scans: int = 0  # so many scans show that a directory changed meanwhile
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    changed: dict[str, int] = field(default_factory=dict)  # the number of each directory's last change
+
+    def _change(self, *paths: bytes) -> None:
+        for path in paths:
+            self.changed[path.rpartition(b"/")[0].decode()] = next(self.numbers)
+
+    def stamps(self) -> dict[str, DirectoryStamp]:
+        """Of the directories that may hold mail."""
+        names = [name.decode() for name in self.directories if _mail_directory(name)]
+        return {name: (1, 1, self.changed.get(name, 0)) for name in names}
 
     def put(self, path: bytes, data: bytes) -> None:
         old = self.files.get(path)
@@ -45,21 +55,26 @@ class MemoryFolder:
             directory = directory.rpartition(b"/")[0]
         number = next(self.numbers)
         inode = number if old is None else old.inode
+        if old is None:
+            self._change(path)
         self.files[path] = MemoryFile(data, int(self.clock() * 1000) * 1_000_000 + number, inode)
 
     def remove(self, path: bytes) -> None:
         del self.files[path]
+        self._change(path)
 
     def rename(self, old: bytes, new: bytes) -> None:
+        self._change(old, new)
         self.files[new] = self.files.pop(old)
 
     def copy(self) -> MemoryFolder:
         files = {path: replace(file) for path, file in self.files.items()}
-        return replace(self, directories=set(self.directories), files=files)
+        return replace(self, directories=set(self.directories), files=files, changed=self.changed.copy())
 
     def restore(self, older: MemoryFolder) -> None:
         copy = older.copy()
         self.directories, self.files, self.marker = copy.directories, copy.files, copy.marker
+        self._change(*(name.encode() + b"/" for name in self.stamps()))
 
 
 def local_file(path: bytes) -> LocalFile:
@@ -129,18 +144,33 @@ class MemoryLocal:
         self.folder.marker = marker
         self._step("write_marker>")
 
-    def scan(self) -> Scan:
+    def scan(self, known: Known | None = None) -> Scan:
+        """A directory that looks as it did holds what it held: that is not checked here."""
         self._step("scan<")
         for name in (b"new", b"cur"):
             if name not in self.folder.directories:
                 raise LocalDiskError(f"{name.decode()}: is missing")
         moved, self.folder.busy_scans = self.folder.busy_scans > 0, max(0, self.folder.busy_scans - 1)
+        believed = known.directories() if known else {}
+        stamps = self.folder.stamps()
+        as_it_was = {name for name, stamp in stamps.items() if stamp == believed.get(name)}
+        paths = {path for path in self.folder.files if path.rpartition(b"/")[0].decode() not in as_it_was}
+        expected = {name.encode() + b"/" + file for name in believed for file in (known.names(name) if known else ())}
+        paths |= {path for path in expected if path.rpartition(b"/")[0].decode() in as_it_was}
         files: dict[Uniquename, LocalFile] = {}
         strangers: dict[bytes, str] = {}
-        for path in sorted(self.folder.files, key=lambda path: (b"new/" in path, path)):
+        for path in sorted(paths, key=lambda path: (b"new/" in path, path)):
             self._meet(path, files, strangers)
         self._step("scan>")
-        return Scan(files, moved, tuple(strangers.items()))
+        return Scan(
+            {name: file for name, file in files.items() if file.path not in expected},
+            moved,
+            tuple(strangers.items()),
+            missing=frozenset(local_file(path).uniquename for path in expected) - files.keys(),
+            stamps={
+                name: None if moved or strangers else stamp for name, stamp in stamps.items() if name not in as_it_was
+            },
+        )
 
     def _meet(self, path: bytes, files: dict[Uniquename, LocalFile], strangers: dict[bytes, str]) -> None:
         directory, _, name = path.rpartition(b"/")

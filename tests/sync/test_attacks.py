@@ -10,9 +10,10 @@ from contextlib import closing
 import pytest
 
 from pushpull.errors import ConnectionLost, MessageError
+from pushpull.filenames import split
 from pushpull.flags import DELETED, FLAGGED, SEEN
 from pushpull.model import Scan, Uid
-from pushpull.ports import Message
+from pushpull.ports import Known, Message
 from pushpull.values import replace
 from tests.support.messages import crlf
 from tests.sync.actors import STRATEGIES, Story
@@ -98,12 +99,12 @@ def test_a_scan_that_misses_a_file_is_not_believed(story, monkeypatch, noticed):
     story.sync()
     scan, missed = MemoryLocal.scan, []
 
-    def once_less(self: MemoryLocal) -> Scan:
-        whole = scan(self)
+    def once_less(self: MemoryLocal, known: Known) -> Scan:
+        whole = scan(self, known)
         if missed:
             return whole
-        missed.append(next(iter(whole.files)))
-        return replace(whole, files={name: whole.files[name] for name in list(whole.files)[1:]}, moved=noticed)
+        missed.append(split(min(known.names("new") | known.names("cur")))[0])
+        return replace(whole, missing=frozenset(missed), moved=noticed)
 
     monkeypatch.setattr(MemoryLocal, "scan", once_less)
     ran = story.world.run()

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import re
 import signal
+import sqlite3
 import time
+from contextlib import closing
 
 from tests.support.live import Live
 from tests.support.messages import mail
 from tests.support.patched import patched
 from tests.support.proxy import Proxy
 from tests.support.run import Setup
+from tests.support.waiting import wait_for
 from tests.support.work import Stall
 
 
@@ -37,6 +40,22 @@ def test_sigusr1_synchronises_now(setup: Setup):
     with Live(setup) as live:
         live.signal(signal.SIGUSR1)
         live.wait_log("as SIGUSR1 asks")
+
+
+def test_sigusr1_has_all_of_the_folder_read(setup: Setup):
+    def read_at() -> float:
+        with closing(sqlite3.connect(setup.state)) as state:
+            [(earliest,)] = state.execute("SELECT coalesce(min(read_at), 0) FROM directory")
+        return float(earliest)
+
+    def read_after(moment: float) -> bool:
+        live.signal(signal.SIGUSR1)
+        return read_at() > moment
+
+    with Live(setup) as live:
+        wait_for(lambda: read_after(0), what="a folder that is old enough to be remembered")
+        first = read_at()
+        wait_for(lambda: read_after(first), what="another look at all of it")
 
 
 def test_mail_that_comes_before_the_first_cycle(behind: Setup, proxy: Proxy):

@@ -14,8 +14,8 @@ PACKAGE = Path(__file__).resolve().parents[2] / "pushpull"
 LEVELS = (
     "errors values model flags",
     "ports filenames message wire wording dates shellwords plan trust config config_keys options",
-    "private store schema observed outcomes durable folder maildir marker staging framing sasl tls refusal"
-    " trace transport login remote_fetch remote connect commands retry locks accounts problems",
+    "private store schema soundness observed observed_local outcomes durable folder maildir marker staging framing sasl"
+    " tls refusal trace transport login remote_fetch remote connect commands retry locks accounts problems",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
     "watch_local watch_link watch_remote watch_status",
     "cycles hooks prepare service live harness worker daemonize notify stopping output progress system_log",
@@ -34,9 +34,10 @@ SIBLINGS = {
     "plan": "ports",
     "config": "config_keys shellwords wording",
     "config_keys": "shellwords",
-    "store": "private schema",
+    "store": "private schema soundness",
     "observed": "store schema",
-    "outcomes": "observed store schema",
+    "observed_local": "observed store",
+    "outcomes": "observed observed_local store schema",
     "folder": "durable",
     "staging": "durable folder",
     "maildir": "durable folder marker staging",

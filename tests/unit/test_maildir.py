@@ -214,10 +214,11 @@ def between(monkeypatch):
         real = Folder._read
         waiting = [act]
 
-        def read(self, name, seen):
-            real(self, name, seen)
+        def read(self, name, seen, known):
+            result = real(self, name, seen, known)
             if name == directory and waiting:
                 waiting.pop()()
+            return result
 
         monkeypatch.setattr(Folder, "_read", read)
 

@@ -21,7 +21,8 @@ from pushpull.model import (
     UidSet,
     Uniquename,
 )
-from pushpull.observed import Absent, LocalRows, RemoteRows, has_seekers, subtract
+from pushpull.observed import RemoteRows, has_seekers, subtract
+from pushpull.observed_local import Absent, LocalRows
 from pushpull.values import replace
 from tests.support.rows import columns, memory_store, plans_of, put, row, rows
 
@@ -64,8 +65,15 @@ def file(name, flags=0, directory="cur", info=b":2,") -> LocalFile:
     return LocalFile(Uniquename(name), directory, info, flags)
 
 
-def scan(*files) -> dict[Uniquename, LocalFile]:
-    return {seen.uniquename: seen for seen in files}
+def load(store, local, *files) -> None:
+    """As after a scan that showed just these."""
+    seen = {each.uniquename: each for each in files}
+    known = {name for (name,) in store.db.execute("SELECT uniquename FROM pairing WHERE pair = 1 AND NOT gone")}
+    local.load(seen, known - seen.keys() - {None})
+
+
+def alive(store) -> int:
+    return sum(each["uniquename"] is not None and not each["gone"] for each in rows(store))
 
 
 # --- the server's side: facts -----------------------------------------------------------------------------------------
@@ -299,7 +307,7 @@ def test_a_scan_tells_what_is_absent_and_what_is_new(store, local):
     put(store, id=2, uniquename=b"away", digest=b"d", local_flags=S, unsynced_boot="b1", directory="a3/cur")
     put(store, id=3, uniquename=b"gone before", gone=1)
     put(store, id=4, uid=9)
-    local.load(scan(file(b"here"), file(b"new \xff", F, "a3/new", b"")))
+    load(store, local, file(b"here"), file(b"new \xff", F, "a3/new", b""))
     assert local.absent() == [Absent(2, Uniquename(b"away"), b"d", S, "b1", "a3/cur")]
     assert list(local.fresh()) == [file(b"new \xff", F, "a3/new", b"")]
 
@@ -307,15 +315,15 @@ def test_a_scan_tells_what_is_absent_and_what_is_new(store, local):
 def test_names_are_compared_whole_and_as_bytes(store, local):
     put(store, id=1, uniquename=b"1.a")
     put(store, id=2, uniquename=b"1.A")
-    local.load(scan(file(b"1.a.b"), file(b"1."), file(b"1.A")))
+    load(store, local, file(b"1.a.b"), file(b"1."), file(b"1.A"))
     assert [absent.id for absent in local.absent()] == [1]
     assert [fresh.uniquename for fresh in local.fresh()] == [b"1.", b"1.a.b"]
 
 
 def test_a_second_scan_replaces_the_first(store, local):
     put(store, id=1, uniquename=b"a")
-    local.load(scan())
-    local.load(scan(file(b"a")))
+    load(store, local)
+    load(store, local, file(b"a"))
     assert local.absent() == []
     assert local.note_seen() == 1  # where it is was not known
 
@@ -323,9 +331,9 @@ def test_a_second_scan_replaces_the_first(store, local):
 def test_an_empty_folder_lacks_everything(store, local):
     for number in (3, 1, 2):
         put(store, id=number, uniquename=b"n%d" % number)
-    local.load({})
+    load(store, local)
     assert [absent.id for absent in local.absent()] == [1, 2, 3]
-    assert local.known() == 3
+    assert alive(store) == 3
 
 
 def test_a_scan_takes_in_flags_and_places_of_known_files(store, local):
@@ -334,13 +342,13 @@ def test_a_scan_takes_in_flags_and_places_of_known_files(store, local):
     flagged = put(store, uid=22, uniquename=b"flagged", directory="cur", info=b":2,", refused_flags=R)
     back = put(store, uid=23, uniquename=b"back", directory="cur", info=b":2,", gone=1, local_flags=T | S, base_flags=T)
     before = row(store, same)
-    local.load(
-        scan(
-            file(b"u", S, info=b":2,S"),
-            file(b"moved", directory="cur", info=b":2,a"),
-            file(b"flagged", F, info=b":2,F"),
-            file(b"back", S, info=b":2,S"),
-        )
+    load(
+        store,
+        local,
+        file(b"u", S, info=b":2,S"),
+        file(b"moved", directory="cur", info=b":2,a"),
+        file(b"flagged", F, info=b":2,F"),
+        file(b"back", S, info=b":2,S"),
     )
     assert local.note_seen() == 3
     assert row(store, same) == before
@@ -355,7 +363,7 @@ def test_a_gone_file_gains_deleted_and_keeps_the_rest(store, local):
     before = row(store, number)
     local.note_gone([number])
     assert row(store, number) == {**before, "gone": 1, "local_flags": S | T}
-    assert local.known() == 0
+    assert alive(store) == 0
 
 
 def test_a_name_that_holds_another_message_now_is_free(store, local):
@@ -475,7 +483,7 @@ def test_how_many_files_are_known(store, local):
     put(store, uid=20, uniquename=b"b")
     put(store, uniquename=b"c", gone=1)
     put(store, uid=21)
-    assert local.known() == 2
+    assert alive(store) == 2
 
 
 def test_the_question_after_gone_rows_follows_an_index(store, local):
@@ -518,7 +526,7 @@ def test_all_facts_may_join_one_transaction(store, remote, local):
     def both():
         with store.transaction():
             remote.note_views([view(5)])
-            local.load(scan(file(b"u")))
+            load(store, local, file(b"u"))
             local.add_file(file(b"u"), FINGERPRINT, replace(STAMP, size=1))
             raise ValueError("mishap")
 

@@ -475,7 +475,7 @@ def mailbox():
 
 @pytest.fixture(params=["without statistics", "with statistics"])
 def large(mailbox, request):
-    """SQLite's own upkeep (`PRAGMA optimize` on closing) gathers statistics, and they change its choices."""
+    """Statistics, that somebody may have had SQLite gather, change its choices."""
     mailbox.db.execute("DROP TABLE IF EXISTS sqlite_stat1")
     if request.param == "with statistics":
         mailbox.db.execute("ANALYZE")

@@ -99,7 +99,7 @@ def test_a_new_state_file_is_private_and_so_is_its_directory(tmp_path):
 def test_it_may_stand_in_the_current_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Store.open("state").close()
-    assert names(tmp_path) == ["state"]
+    assert names(tmp_path) == ["state", "state.sound"]
 
 
 def test_it_is_durable_strict_and_ours(store):
@@ -122,7 +122,7 @@ def test_it_is_durable_when_it_is_opened_again_too(path):
 
 def test_closing_folds_the_log_back(path, tmp_path):
     filled(path)
-    assert names(tmp_path) == ["state"]
+    assert names(tmp_path) == ["state", "state.sound"]
 
 
 def test_opening_again_finds_what_was_there(path):
@@ -197,7 +197,7 @@ def test_a_newer_state_is_refused_untouched(path, tmp_path):
     assert caught.value.exit_code == EX_DISK
     assert "untouched" in caught.value.remedy
     assert Path(path).read_bytes() == before
-    assert names(tmp_path) == ["state"]
+    assert names(tmp_path) == ["state", "state.sound"]
 
 
 def test_a_newer_state_is_refused_for_a_dry_run_too(path):
@@ -321,7 +321,7 @@ def test_a_snapshot_writes_nothing(path, tmp_path):
     store.add_pair(OTHER)
     put(store, uid=4)
     store.close()
-    assert names(tmp_path) == ["state"]
+    assert names(tmp_path) == ["state", "state.sound"]
     assert (Path(path).read_bytes(), os.stat(path).st_mtime_ns) == (before, stamp)
 
 
@@ -365,7 +365,7 @@ def test_a_snapshot_of_what_a_killed_process_left_changes_nothing_there(path, tm
     assert uids(store) == [7]
     store.close()
     assert {tail: Path(path + tail).read_bytes() for tail in ("", "-wal")} == before
-    assert names(tmp_path) == ["state", "state-shm", "state-wal"]
+    assert names(tmp_path) == ["state", "state-shm", "state-wal", "state.sound"]
 
 
 def test_a_path_with_signs_that_mean_something_in_an_address(tmp_path):

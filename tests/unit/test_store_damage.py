@@ -73,10 +73,14 @@ def test_one_bit_is_another(tmp_path: Path, sound: bytes) -> None:
 
 
 def test_one_bit_of_the_schema_is_another(tmp_path: Path, sound: bytes) -> None:
-    """The first page: SQLite quotes what it cannot read of it, whatever the bytes."""
-    head = sound[:PAGE]
-    for at, data in flips(head, 100):
-        assert opened(tmp_path / str(at), data + sound[PAGE:]) in ("sound", "corrupt", "refused")
+    """The header, and the pages with the statements: SQLite quotes what it cannot read of them, whatever the bytes."""
+    pages = [sound[at : at + PAGE] for at in range(0, len(sound), PAGE)]
+    schema = [number for number, page in enumerate(pages) if number == 0 or b"CREATE " in page]
+    for at, data in flips(b"".join(pages[number] for number in schema), 100):
+        changed = pages.copy()
+        for place, number in enumerate(schema):
+            changed[number] = data[place * PAGE : (place + 1) * PAGE]
+        assert opened(tmp_path / str(at), b"".join(changed)) in ("sound", "corrupt", "refused")
 
 
 def test_cut_at_each_page(tmp_path: Path, sound: bytes) -> None:
