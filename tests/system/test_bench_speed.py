@@ -29,6 +29,26 @@ def run(script: str, path: Path, *options: str) -> tuple[dict[str, Any], str]:
     return json.loads((path / "figures.json").read_text()), done.stdout
 
 
+@pytest.mark.timeout(300)
+def test_a_program_that_fails_is_told_and_the_others_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    broken = programs / "mbsync"
+    broken.write_text("#!/bin/sh\ntest $1 = --version && echo isync 9.9 && exit\necho no more; exit 3\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    figures, said = run("speed", tmp_path, "--quick", "--rows", "nothing-far", "--programs", "mbsync")
+    (line,) = figures["lines"]
+    assert line["results"]["mbsync"] == {
+        "costs": [],
+        "traffic": None,
+        "failed": "mbsync ended with 3: no more\n",
+        "state": 0,
+    }
+    assert len(line["results"]["pushpull"]["costs"]) == 1
+    assert "| mbsync | failed: mbsync ended with 3: no more |" in said
+
+
 @pytest.mark.timeout(3600 if ALL else 900)
 def test_scale(tmp_path: Path) -> None:
     messages = 20_000 if ALL else 300
