@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from pushpull.commands import Stopped, never, run_secret_command
 from pushpull.config import Config, Imap, Secret
 from pushpull.connect import Account, open_session
 from pushpull.errors import CommandFailed, ConnectionLost, LoginRefused, PushpullError, ServerUnsupported, Temporary
@@ -32,7 +31,12 @@ class Credentials:
     """
 
     def __init__(
-        self, imap: Imap, asker: Asker, *, stopped: Stopped = never, clock: Callable[[], float] = time.monotonic
+        self,
+        imap: Imap,
+        asker: Asker,
+        *,
+        stopped: Callable[[], bool] = bool,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`stopped` ends a command that runs. `clock` gives seconds and never runs backwards."""
         self._imap, self._asker, self._stopped, self._clock = imap, asker, stopped, clock
@@ -78,6 +82,8 @@ class Credentials:
         return Secret(answer)
 
     def _run(self, argv: tuple[str, ...], what: Literal["password", "token"]) -> Secret:
+        from pushpull.commands import run_secret_command
+
         return run_secret_command(argv, COMMAND_SECONDS, what, self._stopped)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+from pushpull import levels
 from pushpull.download import local_file, tell_failure
 from pushpull.errors import MessageError
 from pushpull.flags import DELETED, NONE, Flags
@@ -16,7 +17,7 @@ from pushpull.model import LocalFile, Pairing, RemoteView, Tally, Uid, UidSet
 from pushpull.observed import subtract
 from pushpull.outcomes import Outcomes
 from pushpull.plan import Adopt, SetAside, SetLocal, SetRemote
-from pushpull.ports import NOTICE, Local, Remote, Report
+from pushpull.ports import Local, Remote, Report
 from pushpull.values import replace
 from pushpull.wording import printable
 
@@ -100,7 +101,7 @@ class Applier:
             self._tally.local_marked += 1
         else:
             self._tally.local_flags += 1
-        self._report.line(NOTICE, f"{printable(file.path)}: {action}")
+        self._report.line(levels.NOTICE, f"{printable(file.path)}: {action}")
 
     def set_remote(self, actions: Sequence[SetRemote]) -> int:
         """STORE, grouped by identical change."""
@@ -135,16 +136,17 @@ class Applier:
 
     def _tell_remote(self, action: SetRemote, view: RemoteView, add: Flags, remove: Flags) -> None:
         if (add & ~view.flags) | (remove & view.flags):
-            self._report.line(NOTICE, f"uid {view.uid}: the server does not keep the flag; left alone")
+            self._report.line(levels.NOTICE, f"uid {view.uid}: the server does not keep the flag; left alone")
             return
         if action.mark:
             self._tally.remote_marked += 1
         else:
             self._tally.remote_flags += 1
-        self._report.line(NOTICE, str(action))
+        self._report.line(levels.NOTICE, str(action))
         if action.conflict:
             self._report.line(
-                NOTICE, f"uid {view.uid} was deleted here while its flags changed on the server: the deletion wins"
+                levels.NOTICE,
+                f"uid {view.uid} was deleted here while its flags changed on the server: the deletion wins",
             )
 
     def set_aside(self, actions: Sequence[SetAside]) -> int:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NoReturn
 
-from pushpull import __version__
+from pushpull import __version__, levels
 from pushpull.errors import EX_BUG, EX_OK, EX_UNSUPPORTED, ConfigError, Interrupted, PushpullError, UsageError
 from pushpull.options import Options
 
@@ -211,14 +211,12 @@ def load(path: str, output: Output) -> Config:
 
 
 def _warn_of_others(path: str, mode: int, config: Config, output: Output) -> None:
-    import logging
-
     if not stat.S_ISREG(mode):
         return
     if config.holds_password and mode & (stat.S_IRGRP | stat.S_IROTH):
-        output.line(logging.WARNING, f"{path} holds a password and can be read by others; chmod 600 mends that")
+        output.line(levels.WARNING, f"{path} holds a password and can be read by others; chmod 600 mends that")
     if mode & (stat.S_IWGRP | stat.S_IWOTH):  # its commands, its server
-        output.line(logging.WARNING, f"{path} can be changed by others, who then act as you; chmod go-w mends that")
+        output.line(levels.WARNING, f"{path} can be changed by others, who then act as you; chmod go-w mends that")
 
 
 # --- questions -----------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ kept in its row, and the others go on.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 
+from pushpull import levels
 from pushpull.dates import to_epoch
 from pushpull.errors import ConnectionLost, MessageError, ServerBusy
 from pushpull.flags import ALL, DELETED, DRAFT, Flags
@@ -20,7 +20,7 @@ from pushpull.message import Likeness, same_message
 from pushpull.model import FileStamp, LocalFile, Pairing, Tally, Uid, UidSet
 from pushpull.outcomes import SET_ASIDE_AFTER, Outcomes
 from pushpull.plan import Download
-from pushpull.ports import NOTICE, Delivery, Local, Message, Remote, Report, StagedFile
+from pushpull.ports import Delivery, Local, Message, Remote, Report, StagedFile
 from pushpull.values import struct, value
 from pushpull.wording import printable
 
@@ -147,7 +147,7 @@ class Downloader:
                 each.staged.discard()
                 self._tally.unmarked += self._outcomes.adopt(each.action.row, partner, each.message.view)
                 self._tally.adopted += 1
-                self._report.line(NOTICE, f"uid {each.message.view.uid} is here already: {_name(partner)}")
+                self._report.line(levels.NOTICE, f"uid {each.message.view.uid} is here already: {_name(partner)}")
         if fresh:
             self._deliver(fresh)
         for each in arrived:
@@ -172,7 +172,7 @@ class Downloader:
         for each, file in zip(fresh, files, strict=True):
             self._tally.downloaded += 1
             self._tally.bytes_down += each.message.size
-            self._report.line(NOTICE, f"downloaded uid {each.message.view.uid} to {printable(file.path)}")
+            self._report.line(levels.NOTICE, f"downloaded uid {each.message.view.uid} to {printable(file.path)}")
 
     def _stamp(self, file: LocalFile) -> FileStamp:
         """Only drafts (edited in place) and files that are not on disk yet are ever compared with a stamp."""
@@ -246,12 +246,10 @@ def tell_failure(report: Report, tally: Tally, what: str, reason: str, count: in
     """Tell that a message failed for the `count`-th time. From the third time on it is set aside."""
     if count >= SET_ASIDE_AFTER:
         tally.set_aside += 1
-        report.line(
-            logging.WARNING, f"set aside: {what}: {printable(reason)} (failed {count} times; tried again later)"
-        )
+        report.line(levels.WARNING, f"set aside: {what}: {printable(reason)} (failed {count} times; tried again later)")
     else:
         tally.failed += 1
-        report.line(logging.WARNING, f"failed: {what}: {printable(reason)}; it will be tried again")
+        report.line(levels.WARNING, f"failed: {what}: {printable(reason)}; it will be tried again")
 
 
 def _throttled(error: Exception) -> bool:

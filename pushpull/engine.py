@@ -6,9 +6,9 @@ docs/algorithm.md tells the same in prose, step by step.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 
+from pushpull import levels
 from pushpull.apply import Applier
 from pushpull.download import Downloader, Pace
 from pushpull.errors import Refused, Restless
@@ -189,7 +189,7 @@ class Cycle:
         allowed = self._settings.policy.allowed
         if missing <= (allowed or 0):
             self._report.line(
-                logging.WARNING,
+                levels.WARNING,
                 f"{printable(self._settings.folder)} lacked its .pushpull file; it is written anew",
             )
             return
@@ -356,7 +356,7 @@ class Cycle:
 
     def _await_answer(self, attempted: float) -> None:
         """A message whose APPEND was cut may surface seconds later: look again ten seconds after the attempt."""
-        self._report.line(logging.INFO, "waiting to see whether an interrupted upload arrived")
+        self._report.line(levels.INFO, "waiting to see whether an interrupted upload arrived")
         self._tools.pause(self._answer_due(attempted))
 
     def _answer_due(self, attempted: float) -> float:
@@ -375,14 +375,14 @@ class Cycle:
         if made.waiting:
             tally.held += made.waiting
             self._report.line(
-                logging.WARNING,
+                levels.WARNING,
                 f"held: {plural(made.waiting, 'uploaded message')} did not show up on the server yet; they are"
                 " not sent again, unless --readopt asks for it",
             )
         if made.unmatched:
             tally.held += made.unmatched
             self._report.line(
-                logging.WARNING,
+                levels.WARNING,
                 f"held: {plural(made.unmatched, 'message')} of {printable(self._settings.folder)}, known before the"
                 " server numbered its messages anew or a full folder pushed them out, and not on it any more;"
                 " --readopt uploads them as new",
@@ -390,7 +390,7 @@ class Cycle:
         if made.twin_uploads:
             tally.held += made.twin_uploads
             self._report.line(
-                logging.WARNING,
+                levels.WARNING,
                 f"held: {made.twin_uploads} new files are copies of messages that are on the server already;"
                 " does another tool synchronise this folder too? --readopt uploads them",
             )

@@ -7,7 +7,6 @@ end of the program: never silence.
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import random
@@ -17,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from types import FrameType
 
+from pushpull import levels
 from pushpull.accounts import Door
 from pushpull.config import Config, PairingConfig
 from pushpull.daemonize import Readiness
@@ -24,7 +24,7 @@ from pushpull.errors import EX_OK, PushpullError
 from pushpull.hooks import HookRunner
 from pushpull.notify import Notifier
 from pushpull.options import Options
-from pushpull.output import SUMMARY, Output
+from pushpull.output import Output
 from pushpull.prepare import Preparer
 from pushpull.triggers import Kind, MovedIn, Trigger, TriggerQueue
 from pushpull.values import struct, value
@@ -156,13 +156,13 @@ class Harness:
             event = self._next_event()
             if isinstance(event, _Begun):
                 watched = plural(len(self._pairings), "pairing", "pairings")
-                self._output.line(SUMMARY if self._output.on_terminal else logging.INFO, f"watching {watched}")
+                self._output.line(levels.SUMMARY if self._output.on_terminal else levels.INFO, f"watching {watched}")
                 readiness.ready()
                 self._notifier.ready()
             elif isinstance(event, _Ended):
                 self._ended(event)
             elif event in (signal.SIGINT, signal.SIGTERM):
-                self._output.line(logging.INFO, f"ended by {signal.Signals(event).name}")
+                self._output.line(levels.INFO, f"ended by {signal.Signals(event).name}")
                 return EX_OK
             elif event == signal.SIGUSR1:
                 self._look_at_everything()
@@ -191,7 +191,7 @@ class Harness:
             self._notifier.watchdog()
 
     def _look_at_everything(self) -> None:
-        self._output.line(logging.INFO, "synchronising now, as SIGUSR1 asks for")
+        self._output.line(levels.INFO, "synchronising now, as SIGUSR1 asks for")
         self._door.reopen()
         self._kick()
         for pairing in self._pairings:
@@ -269,7 +269,7 @@ class Harness:
         if part.vital:
             raise ended.error or RuntimeError(f"the thread '{ended.name}' ended by itself")
         gap = part.gaps.take()
-        self._output.line(logging.ERROR, f"the thread '{ended.name}' died; it is started again in {gap:.0f} s")
+        self._output.line(levels.ERROR, f"the thread '{ended.name}' died; it is started again in {gap:.0f} s")
         if ended.error is not None:
             self._output.bug(ended.error)
         part.restart_at = time.monotonic() + gap

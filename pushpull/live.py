@@ -14,13 +14,13 @@ and does nothing else. A thread that dies is told, and started again or the end 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import random
 import signal
 import sys
 from collections.abc import Iterator
 
+from pushpull import late, levels
 from pushpull.accounts import Credentials, Door, Sessions, account_of
 from pushpull.config import Config, PairingConfig
 from pushpull.daemonize import Readiness, start_daemon
@@ -50,6 +50,7 @@ def run(config: Config, options: Options, output: Output, asker: Asker) -> int:
     """
     if options.daemon and (options.one_cycle or not config.imap.idle):
         raise UsageError("--daemon: a daemon stays, so it needs idle = yes, and no option that ends after one cycle")
+    late.load()
     detach = options.daemon and not options.debug_imap
     notifier = Notifier.from_environment(os.environ)
     _mind_signals()
@@ -177,7 +178,7 @@ class _Start:
         except Temporary as error:
             if isinstance(error, CommandFailed):
                 raise
-            self.output.line(logging.WARNING, f"{error}; it is tried again and again")
+            self.output.line(levels.WARNING, f"{error}; it is tried again and again")
         finally:
             sessions.drop()
 

@@ -8,10 +8,10 @@ first and believed later: the engine lets the folder's marker and the guards dec
 
 from __future__ import annotations
 
-import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from pushpull import levels
 from pushpull.errors import LocalDiskError, MessageError
 from pushpull.model import DirectoryStamp, FileStamp, Fingerprint, LocalFile, Scan
 from pushpull.observed_local import Absent, KnownFiles, LocalRows
@@ -68,7 +68,7 @@ class LocalObserver:
             # What was elsewhere in the scan before, and is not now, is where it was believed to be.
             files = {name: file for name, file in files.items() if name in scan.missing} | scan.files
         else:
-            self._report.line(logging.INFO, "the folder changes too fast to tell which files are gone; later")
+            self._report.line(levels.INFO, "the folder changes too fast to tell which files are gone; later")
             absent, complete = [], False
             self._rows.load(files, ())
         self._tell_strangers(first)
@@ -159,7 +159,7 @@ class LocalObserver:
             return read
         except MessageError as error:  # this file's own fault
             self.unreadable += 1
-            self._report.line(logging.WARNING, f"left alone for now: {error}")
+            self._report.line(levels.WARNING, f"left alone for now: {error}")
             return None
 
     def _stamp(self, file: LocalFile) -> FileStamp | None:
@@ -195,7 +195,7 @@ class LocalObserver:
                 if self._repair:
                     self._local.retire(file)
                 self._report.line(
-                    logging.WARNING,
+                    levels.WARNING,
                     f"{printable(file.path)} lost its contents in a crash; it is downloaded again",
                 )
                 short.add(row_id)
@@ -203,5 +203,5 @@ class LocalObserver:
 
     def _tell_strangers(self, scan: Scan) -> None:
         for path, reason in scan.strangers:
-            level = logging.WARNING if path in scan.doubles else logging.INFO
+            level = levels.WARNING if path in scan.doubles else levels.INFO
             self._report.line(level, f"left alone: {printable(path)}: {reason}")

@@ -20,11 +20,11 @@ of the UIDVALIDITY.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import TypeVar
 
+from pushpull import levels
 from pushpull.dates import to_epoch
 from pushpull.errors import DeltaLost, ResyncNeeded, ServerBusy, Temporary
 from pushpull.model import NEVER, Identity, MailboxState, ModSeq, Pair, RemoteView, Uid, UidSet
@@ -175,7 +175,7 @@ class RemoteObserver:
             )
         self._identities.clear()
         self._report.line(
-            logging.WARNING,
+            levels.WARNING,
             f"the server numbers its messages anew ({reason}); {waiting} known messages are matched by content,"
             " nothing is deleted",
         )
@@ -214,7 +214,7 @@ class RemoteObserver:
                 gone = [change.uids.ranges for change in batch if isinstance(change, Vanished)]
                 vanished = UidSet(chain(vanished.ranges, *gone)) if gone else vanished
         except ResyncNeeded as error:
-            self._report.line(logging.INFO, f"the server gives no changes ({error}); comparing everything")
+            self._report.line(levels.INFO, f"the server gives no changes ({error}); comparing everything")
             return None
         except ServerBusy as error:
             if not error.throttled:  # 'later' may be its word for never
@@ -276,7 +276,7 @@ class RemoteObserver:
             return True
         listed = self._remote.uids()
         if listed is None or len(listed) != self._remote.exists:  # empty or capped answers are no list
-            self._report.line(logging.WARNING, "the server did not list its messages; looking again later")
+            self._report.line(levels.WARNING, "the server did not list its messages; looking again later")
             return False
         for lo, hi in _union(self._rows.unknown_in(listed), self._rows.revived_by(listed)).ranges:
             self._note(self._remote.views(Uid(lo), Uid(hi)))
@@ -295,7 +295,7 @@ class RemoteObserver:
         if pushed:
             mailbox = printable(self._pair.key.remote)
             self._report.line(
-                logging.WARNING,
+                levels.WARNING,
                 f"Gmail shows only the newest {state.exists} messages of {mailbox} (its setting 'Folder size limits'):"
                 f" older ones left it, {len(pushed)} of which stay here as they are",
             )

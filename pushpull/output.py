@@ -7,16 +7,15 @@ never disturbs the program. One lock covers the terminal: lines may come from an
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import IO, TYPE_CHECKING
 
+from pushpull import levels
 from pushpull.errors import ConfigError, LocalDiskError, PushpullError
 from pushpull.model import Tally
 from pushpull.private import make_directories, open_to_append
@@ -27,20 +26,15 @@ from pushpull.wording import human_size, printable
 if TYPE_CHECKING:
     from pushpull.config import Log
 
-NOTICE = 25
-"""What was done to one message."""
-SUMMARY = 27
-"""What was done to a pairing: shown unless asked to be quiet."""
-
 _LEVELS = {
-    "error": logging.ERROR,
-    "warning": logging.WARNING,
-    "notice": NOTICE,
-    "info": logging.INFO,
-    "debug": logging.DEBUG,
+    "error": levels.ERROR,
+    "warning": levels.WARNING,
+    "notice": levels.NOTICE,
+    "info": levels.INFO,
+    "debug": levels.DEBUG,
 }
-_PREFIX = {logging.ERROR: "pushpull: ", logging.WARNING: "pushpull: warning: "}
-_COLOUR = {logging.ERROR: "\x1b[31m", logging.WARNING: "\x1b[33m"}
+_PREFIX = {levels.ERROR: "pushpull: ", levels.WARNING: "pushpull: warning: "}
+_COLOUR = {levels.ERROR: "\x1b[31m", levels.WARNING: "\x1b[33m"}
 _WIPE = "\r\x1b[K"
 _INDENT = "    "
 _USUAL_WIDTH = 80
@@ -53,7 +47,7 @@ def _name(level: int) -> str:
 
 def threshold(verbosity: int) -> int:
     """The lowest level that the terminal shows: -1 for `-q`, 0, 1 for `-v`, 2 for `-vv`."""
-    return {-1: logging.ERROR, 0: SUMMARY, 1: NOTICE}.get(verbosity, logging.DEBUG)
+    return {-1: levels.ERROR, 0: levels.SUMMARY, 1: levels.NOTICE}.get(verbosity, levels.DEBUG)
 
 
 class Output:
@@ -113,17 +107,19 @@ class Output:
             lines = [printable(f"{about}: {text}" if about else text)]
             if error.remedy:
                 lines.append(_INDENT + printable(error.remedy))
-            self._show(logging.ERROR, lines)
+            self._show(levels.ERROR, lines)
             for line in lines:
-                self._write_log(logging.ERROR, line.strip())
+                self._write_log(levels.ERROR, line.strip())
 
     def bug(self, error: BaseException) -> None:
         """A traceback, without the values of variables: they may be secret."""
-        self.line(logging.ERROR, "this is a bug in pushpull; please report it with the lines below")
+        import traceback
+
+        self.line(levels.ERROR, "this is a bug in pushpull; please report it with the lines below")
         for part in traceback.format_exception(error):
             for line in part.splitlines():
-                self._show(logging.ERROR, [printable(line)], bare=True)
-                self._write_log(logging.ERROR, printable(line))
+                self._show(levels.ERROR, [printable(line)], bare=True)
+                self._write_log(levels.ERROR, printable(line))
 
     def summary(self, pairing: str, tally: Tally, *, always: bool = True) -> None:
         """One line of what was done; of nothing done only a person at a terminal is told, and, with `always`, the log
@@ -131,13 +127,13 @@ class Output:
         """
         text = f"{pairing}: {', '.join(summary_parts(tally)) or 'nothing to do'}"
         if tally.anything or tally.failed:
-            self.line(SUMMARY, text)
+            self.line(levels.SUMMARY, text)
         else:
-            if always and self.on_terminal and self._threshold <= SUMMARY:
-                self._show(SUMMARY, [printable(text)])
-            self._write_log(logging.INFO if always else logging.DEBUG, printable(text))
+            if always and self.on_terminal and self._threshold <= levels.SUMMARY:
+                self._show(levels.SUMMARY, [printable(text)])
+            self._write_log(levels.INFO if always else levels.DEBUG, printable(text))
         for note in tally.notes:
-            self.line(SUMMARY, f"{pairing}: {note}")
+            self.line(levels.SUMMARY, f"{pairing}: {note}")
 
     def print_plan(self, lines: Iterable[str]) -> None:
         """The lines of a plan on standard output; LocalDiskError when that cannot be written."""
@@ -169,7 +165,7 @@ class Output:
 
     def trace(self, text: str) -> None:
         """One line of the IMAP trace, on standard error alone whatever the verbosity."""
-        self._show(logging.DEBUG, [printable(text)])
+        self._show(levels.DEBUG, [printable(text)])
 
     # --- the logs
 
@@ -207,9 +203,9 @@ class Output:
     def _write_log(self, level: int, text: str) -> None:
         log, syslog = self._log, self._syslog  # another thread may close them
         if log is not None and (fault := log.write(level, text)):
-            self._show(logging.WARNING, [printable(f"the log file cannot be written: {fault}")])
+            self._show(levels.WARNING, [printable(f"the log file cannot be written: {fault}")])
         if syslog is not None and (fault := syslog.write(_name(level), text)):
-            self._show(logging.WARNING, [printable(f"the system log cannot be reached: {fault}")])
+            self._show(levels.WARNING, [printable(f"the system log cannot be reached: {fault}")])
 
     # --- the terminal
 

@@ -237,15 +237,11 @@ class Local(Protocol):
         """Where the file is now, by a look at the directories."""
 
 
-NOTICE = 25
-"""The logging level of what was done to one message, between INFO and WARNING."""
-
-
 class Report(Protocol):
     """Where the engine tells what it does. Words for people; escaping and layout are the implementation's."""
 
     def line(self, level: int, text: str) -> None:
-        """One line at a logging level (NOTICE for what was done to one message)."""
+        """One line at a level of `levels` (NOTICE for what was done to one message)."""
 
     def progress(self, what: str, done: int, total: int, done_bytes: int = 0) -> None:
         """How far a long phase is, such as ("downloading", 120, 10000, 1440000); done == total ends it."""

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import logging
-
+from pushpull import levels
 from pushpull.config import Config, PairingConfig
 from pushpull.errors import NotConfirmed, Refused
 from pushpull.maildir import Maildir
@@ -91,7 +90,7 @@ class Preparer:
         if self._options.yes:
             return True
         if self._options.dry_run:
-            self._report.line(logging.WARNING, f"would be asked: {question}")
+            self._report.line(levels.WARNING, f"would be asked: {question}")
             return True
         return bool(self._asker.confirm(question))
 
@@ -136,13 +135,11 @@ class Preparer:
             )
         if trust is Trust.OLDER:
             self._report.line(
-                logging.WARNING,
+                levels.WARNING,
                 f"{folder} is an older copy: what is missing is downloaded again, the server's flags win",
             )
         if trust is Trust.NEWER:
-            self._report.line(
-                logging.WARNING, "the state file is an older copy: both sides are matched by content anew"
-            )
+            self._report.line(levels.WARNING, "the state file is an older copy: both sides are matched by content anew")
         return trust is Trust.NEWER
 
     def _ask(self, question: str) -> None:

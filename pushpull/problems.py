@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
+from pushpull import levels
 from pushpull.outcomes import Outcomes
-from pushpull.ports import NOTICE, Report
+from pushpull.ports import Report
 from pushpull.store import Store
 from pushpull.wording import printable
 
@@ -20,12 +20,12 @@ def tell_problems(store: Store, pair_id: int, report: Report, now: float) -> flo
     waiting = [(row, at) for row, at in problems if at > now]
     if waiting:
         report.line(
-            logging.WARNING,
+            levels.WARNING,
             f"{len(waiting)} message{'s are' if len(waiting) > 1 else ' is'} set aside and tried again later"
             " (-v tells which and why)",
         )
     for row, at in waiting:
         what = printable(row.uniquename) if row.uniquename is not None else f"uid {row.uid}"
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
-        report.line(NOTICE, f"set aside: {what}: {printable(row.problem)} (next try after {when})")
+        report.line(levels.NOTICE, f"set aside: {what}: {printable(row.problem)} (next try after {when})")
     return min((at for _, at in problems), default=None)

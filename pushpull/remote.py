@@ -11,8 +11,6 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
-from imap_tools.utils import encode_folder
-
 from pushpull import flags as flag_names
 from pushpull import refusal, wire
 from pushpull.errors import ConnectionLost, DeltaLost, MailboxMissing, MessageError, ServerUnsupported
@@ -345,8 +343,12 @@ def mailbox_name(mailbox: str) -> bytes:
     """A mailbox name for the wire: modified UTF-7 (RFC 3501 section 5.1.3), quoted."""
     if any(char in mailbox for char in "\0\r\n"):
         raise MailboxMissing(f"mailbox {mailbox!r}: no mailbox has a name with such characters")
+    if mailbox.isascii() and mailbox.isprintable() and "&" not in mailbox:
+        return wire.quoted(mailbox.encode("ascii"))
+    from pushpull import helpers
+
     try:
-        return encode_folder(mailbox)
+        return helpers.mailbox_name(mailbox)
     except UnicodeError as error:
         raise MailboxMissing(f"mailbox {mailbox!r}: the name is not Unicode text") from error
 

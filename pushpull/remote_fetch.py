@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -236,6 +235,8 @@ def _to_its_end(client: Client, response: Response) -> Iterator[bytes]:
 
 @contextmanager
 def _spool() -> Iterator[IO[bytes]]:
+    import tempfile
+
     try:
         spool = tempfile.TemporaryFile(prefix="pushpull-")  # noqa: SIM115 - only the making is guarded
     except OSError as error:

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: MIT
 """When to try again. The unit of a retry is a whole attempt with a new session: what was done is in the state, so a
 fresh observation and a fresh plan decide, and no single command is ever replayed.
+
+tenacity is imported when something failed: with asyncio in its train it takes long, and most runs do without.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
-from typing import TypeVar
-
-from tenacity import RetryCallState, Retrying, retry_if_exception
+from typing import TYPE_CHECKING, TypeVar
 
 from pushpull.errors import CommandFailed, PairingLocked, Restless, Temporary
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 ATTEMPTS = 3
 SECONDS = 60.0
@@ -47,19 +49,30 @@ class Patience:
         self._seen = progress()
         self._since = clock()
         self._attempts = 0
-        self._allowed = attempts
-        self._retrying = Retrying(
-            retry=retry_if_exception(passes_by_itself),
-            stop=self._exhausted,
-            wait=self._gap,
-            sleep=pause,
-            before_sleep=self._announce,
-            reraise=True,
-        )
+        self._allowed, self._pause = attempts, pause
 
     def __call__(self, attempt: Callable[[], T]) -> T:
         """Run it until it succeeds or patience ends; then its last error is raised."""
-        return self._retrying(attempt)
+        try:
+            return attempt()
+        except Temporary as error:
+            failures = [error]
+        from tenacity import Retrying, retry_if_exception
+
+        def again() -> T:
+            if failures:
+                raise failures.pop()
+            return attempt()
+
+        retrying = Retrying(
+            retry=retry_if_exception(passes_by_itself),
+            stop=self._exhausted,
+            wait=self._gap,
+            sleep=self._pause,
+            before_sleep=self._announce,
+            reraise=True,
+        )
+        return retrying(again)
 
     def _exhausted(self, _state: RetryCallState) -> bool:
         patient = self._attempts < 2 or self._clock() - self._since < SECONDS  # one stall may last a minute
@@ -75,6 +88,8 @@ class Patience:
             self._seen, self._since, self._attempts = seen, self._clock(), 0
         else:
             self._attempts += 1
+        import random
+
         longest = min(2.0**self._attempts, LONGEST_GAP)
         return random.uniform(longest / 2, longest)  # noqa: S311 - jitter is no secret
 

@@ -6,13 +6,12 @@ Holds what a cycle needs (state, lock, session, patience, questions) and turns w
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import ExitStack
 from functools import partial
 
+from pushpull import levels
 from pushpull.accounts import Credentials, Door, Sessions, account_of
-from pushpull.commands import run_hook
 from pushpull.config import Config, PairingConfig
 from pushpull.cycles import Cycles, Effort
 from pushpull.engine import Tools
@@ -25,7 +24,7 @@ from pushpull.errors import (
 from pushpull.locks import pair_lock
 from pushpull.model import Pair, Tally
 from pushpull.options import Asker, Options
-from pushpull.output import SUMMARY, Output
+from pushpull.output import Output
 from pushpull.prepare import Prepared, Preparer
 from pushpull.problems import tell_problems
 from pushpull.retry import ATTEMPTS
@@ -53,7 +52,7 @@ def open_state(config: Config, preparer: Preparer, output: Output) -> Store:
         if not error.corrupt or not preparer.confirmed(f"{error}. Keep it aside and compare both sides anew?"):
             raise
         kept = keep_corrupt_aside(path, time.strftime("%Y%m%d-%H%M%S"))
-        output.line(logging.WARNING, f"the corrupt state file is kept as {kept}; a new one is built")
+        output.line(levels.WARNING, f"the corrupt state file is kept as {kept}; a new one is built")
         return Store.open(path)
 
 
@@ -93,7 +92,7 @@ class _Run:
         finally:
             self._sessions.drop()
         imap = self._config.imap
-        self._output.line(SUMMARY, f"login as {printable(imap.login)} at {printable(imap.host)}: well")
+        self._output.line(levels.SUMMARY, f"login as {printable(imap.login)} at {printable(imap.host)}: well")
         return 0
 
     def _one(self, store: Store, pairing: PairingConfig) -> int:
@@ -154,6 +153,8 @@ class _Run:
         if not pair.hook_due:
             return 0
         if command.post_sync_local_change and (tally.changed_local or prepared.pair.hook_due):
+            from pushpull.commands import run_hook
+
             env = prepared.pairing.environment
             try:
                 run_hook(command.post_sync_local_change, command.timeout_seconds, env, lambda: self._stopper.stopping)
@@ -168,4 +169,4 @@ class _Run:
             tell_problems(store, pair.id, self._output, time.time())
 
     def _tell_retry(self, name: str, error: BaseException, gap: float) -> None:
-        self._output.line(logging.WARNING, f"{name}: {error}; trying again in {gap:.0f} s")
+        self._output.line(levels.WARNING, f"{name}: {error}; trying again in {gap:.0f} s")

@@ -17,7 +17,6 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from pathlib import Path
 
 CHECK_SECONDS = 86_400.0
 _MOST = 256
@@ -54,7 +53,8 @@ def found_damaged(path: str) -> None:
 def boot_id() -> str:
     """Names this boot of the machine."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
     except OSError:
         return "unknown"
 

@@ -15,12 +15,10 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import secrets
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pushpull import soundness
@@ -276,6 +274,8 @@ def _text(value: bytes) -> str:
 
 def _copy(path: str, memory: sqlite3.Connection) -> None:
     # Without a write-ahead log beside it the file is whole, and reading it need not make one.
+    from pathlib import Path
+
     mode = "mode=ro" if os.path.exists(f"{path}-wal") else "mode=ro&immutable=1"
     source = sqlite3.connect(f"{Path(path).absolute().as_uri()}?{mode}", uri=True, timeout=BUSY_SECONDS)
     try:
@@ -317,7 +317,7 @@ def _prepare(connection: sqlite3.Connection, path: str, *, vouched: bool) -> Non
         if _check_version(connection, path) != VERSION:  # another process may have been first
             for statement in filter(str.strip, CREATE.split(";")):
                 connection.execute(statement)
-            connection.execute("INSERT INTO meta VALUES ('state_id', ?)", (secrets.token_hex(_ID_BYTES),))
+            connection.execute("INSERT INTO meta VALUES ('state_id', ?)", (os.urandom(_ID_BYTES).hex(),))
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.execute("COMMIT")

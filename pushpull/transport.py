@@ -1,27 +1,22 @@
 # SPDX-License-Identifier: MIT
 """A streaming IMAP client: own reader, own bytes on the wire, answers in their order.
 
-A thin subclass of imaplib.IMAP4, under an imap-tools mailbox, which serves its login helpers. imaplib's own response
-handling is not used: it forgets the order of answers, holds whole messages in memory, and changes between Python
-versions (3.14 made `IMAP4.file` read-only).
+Not imaplib: that forgets the order of answers, holds whole messages in memory, changes between Python versions (3.14
+made `IMAP4.file` read-only), and takes long to import.
 
-This is the boundary for everything that the network and the two libraries raise: beyond it there is only
-`pushpull.errors`.
+This is the boundary for everything that the network raises: beyond it there is only `pushpull.errors`.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import imaplib
 import socket
 import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
-
-import imap_tools
 
 from pushpull import sasl, wire
 from pushpull.errors import ConnectionLost
@@ -38,11 +33,11 @@ TALK = 10.0
 """Timeouts of an answer that a server may talk before it answers: long searches are bridged by '* OK Still here'."""
 _EXCHANGE_LIMIT = 5
 
-FOREIGN = (OSError, ValueError, EOFError, imaplib.IMAP4.error, imap_tools.ImapToolsError)
-"""What the socket, TLS (a kind of OSError), imaplib and imap-tools raise."""
+FOREIGN = (OSError, ValueError, EOFError)
+"""What the socket and TLS (a kind of OSError) raise."""
 
 
-class Client(imaplib.IMAP4):
+class Client:
     """One connection. Commands may be pipelined: `start` several, then take `responses` of each in order.
 
     After ConnectionLost the link is closed and every further call raises ConnectionLost again.
@@ -63,7 +58,6 @@ class Client(imaplib.IMAP4):
         self.on_untagged: Callable[[Response], None] | None = None
         self.failure = ""  # what the server said of a refused authentication
         self.last = self.greeting  # the answer to the last login command
-        self._connect_socket = connect
         self._waiting: deque[Command] = deque()
         self._unread: Response | None = None
         self._left = 0
@@ -71,19 +65,21 @@ class Client(imaplib.IMAP4):
         self._broken = ""
         self._leaving = False
         self._talking_since = time.monotonic()
-        super().__init__()
+        self.adopt(connect())
+        try:
+            self._take_greeting()
+        except BaseException:
+            self.shutdown()
+            raise
 
-    # --- imaplib's overridable methods -------------------------------------------------------------------------
-
-    def open(self, host: str = "", port: int = 0, timeout: float | None = None) -> None:  # noqa: ARG002
-        self.adopt(self._connect_socket())
+    # --- the link ----------------------------------------------------------------------------------------------
 
     def adopt(self, sock: socket.socket) -> None:
         """Speak over `sock` from now on; what was received before is forgotten."""
         self.sock = sock
         self._reader = Reader(sock, self.peer)
 
-    def _connect(self) -> None:
+    def _take_greeting(self) -> None:
         """Take the greeting (RFC 9051 section 7.1)."""
         response = self._read(CHUNK)
         if response.kind not in ("OK", "PREAUTH", "BYE"):
@@ -94,9 +90,6 @@ class Client(imaplib.IMAP4):
 
     def read(self, size: int) -> bytes:
         return b"".join(self._octets(size))
-
-    def readline(self) -> bytes:
-        return self._reader.line() + b"\r\n"
 
     def send(self, data: Any) -> None:
         """Put octets on the wire."""
@@ -122,12 +115,7 @@ class Client(imaplib.IMAP4):
             end = socket.socket.shutdown if isinstance(self.sock, ssl.SSLSocket) else type(self.sock).shutdown
             end(self.sock, socket.SHUT_RDWR)
 
-    def _simple_command(self, name: str, *args: str) -> tuple[str, list[bytes]]:
-        # imap-tools' login() comes this way, with quoted strings.
-        self.last = self.run(" ".join((name, *args)).encode("ascii"))
-        return self.last.status, [self.last.answer.encode()]
-
-    def authenticate(self, mechanism: str, authobject: Callable[[bytes], Any]) -> tuple[str, list[bytes]]:  # type: ignore[override]
+    def authenticate(self, mechanism: str, authobject: Callable[[bytes], str | bytes]) -> tuple[str, list[bytes]]:
         """AUTHENTICATE (RFC 9051 section 6.2.2), with an initial response where the server takes one (SASL-IR). A
         challenge after our answer is how OAuth2 servers say no: it is kept in `failure`, and the exchange is ended
         as each mechanism wants it."""
@@ -275,7 +263,7 @@ class Client(imaplib.IMAP4):
         self.trace.sent(line)
         self.send(line + b"\r\n")
 
-    def logout(self) -> tuple[str, list[bytes | None]]:  # type: ignore[override]
+    def logout(self) -> None:
         """LOGOUT when nothing is under way, and close; never raises, never waits long."""
         with contextlib.suppress(ConnectionLost):
             if not self._broken and not self._waiting:
@@ -284,7 +272,6 @@ class Client(imaplib.IMAP4):
                 self._leaving = True
                 self.run(b"LOGOUT")
         self.shutdown()
-        return "BYE", [None]
 
     # --- reading -----------------------------------------------------------------------------------------------
 

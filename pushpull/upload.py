@@ -11,11 +11,11 @@ than two seconds may still be written to, and is looked at again a second later,
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import BinaryIO
 
+from pushpull import levels
 from pushpull.dates import from_epoch
 from pushpull.download import Pace, local_file, tell_failure
 from pushpull.errors import MailboxMissing, MessageError, ServerBusy
@@ -25,7 +25,7 @@ from pushpull.model import FileStamp, MailboxState, Pair, Pairing, Tally, Uid
 from pushpull.observed_local import LocalRows
 from pushpull.outcomes import Outcomes
 from pushpull.plan import Append
-from pushpull.ports import NOTICE, Local, Remote, Report
+from pushpull.ports import Local, Remote, Report
 from pushpull.wording import printable
 
 YOUNG_SECONDS = 2.0
@@ -157,12 +157,12 @@ class Uploader:
         self._tally.remote_deleted += bool(row.local_flags & self._state.mask & DELETED)
         if uid is None:
             self.awaiting = True
-            self._report.line(NOTICE, f"uploaded {name}")
+            self._report.line(levels.NOTICE, f"uploaded {name}")
         else:
             self.uploaded.append(uid)
-            self._report.line(NOTICE, f"uploaded {name} as uid {uid}")
+            self._report.line(levels.NOTICE, f"uploaded {name} as uid {uid}")
         if self._stamp(row) not in (stamp, None):
-            self._report.line(logging.WARNING, f"{name} was written to while it was uploaded; its new content follows")
+            self._report.line(levels.WARNING, f"{name} was written to while it was uploaded; its new content follows")
             self._rows.note_changed_content(row.id)
 
     def _storable(self, keywords: Sequence[str]) -> tuple[str, ...]:

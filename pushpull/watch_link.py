@@ -7,7 +7,6 @@ the machine slept and the link is not to be believed. Trouble is told once for e
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import random
@@ -19,7 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Protocol
 
-from pushpull import wire
+from pushpull import levels, wire
 from pushpull.errors import LoginRefused, PushpullError, Temporary
 from pushpull.framing import Command, Response
 from pushpull.remote import Session
@@ -95,7 +94,7 @@ class LinkWatcher(ABC):
 
     `name` says in lines told, and in the name of the connecting thread, what is watched. `connect` gives a logged-in
     session of its own (it is called in a thread of its own, since nothing can interrupt a name lookup or a command);
-    `tell` takes a logging level and a line. `longest_gap` bounds the seconds between two attempts to connect, but for a
+    `tell` takes a level and a line. `longest_gap` bounds the seconds between two attempts to connect, but for a
     login that was refused. `clock` is monotonic, `wall` goes on while the machine sleeps.
     """
 
@@ -220,19 +219,19 @@ class LinkWatcher(ABC):
         gap = (self._login_gaps if isinstance(error, LoginRefused) else self._link_gaps).take()
         text = f"{error}; {error.remedy}" if error.remedy else str(error)
         if text == self._told:
-            self._tell(logging.DEBUG, f"{text}; trying again in {human_duration(gap)}")
+            self._tell(levels.DEBUG, f"{text}; trying again in {human_duration(gap)}")
             return gap
         self._told = text
         if stable and isinstance(error, Temporary):  # links end; one that cannot be made again is worth a warning
-            self._tell(logging.INFO, f"{text}; connecting anew in {human_duration(gap)}")
+            self._tell(levels.INFO, f"{text}; connecting anew in {human_duration(gap)}")
             return gap
         self._down = True
-        level = logging.WARNING if isinstance(error, Temporary) else logging.ERROR
+        level = levels.WARNING if isinstance(error, Temporary) else levels.ERROR
         self._tell(level, f"changes on the server are not seen: {text}; trying again in {human_duration(gap)}")
         return gap
 
     def _slept(self) -> None:
-        self._tell(logging.INFO, "the clocks say that this machine was asleep; connecting anew")
+        self._tell(levels.INFO, "the clocks say that this machine was asleep; connecting anew")
         self._link_gaps.reset()
 
     def _pause(self, seconds: float, *, patient: bool) -> None:
@@ -252,8 +251,8 @@ class LinkWatcher(ABC):
         """The connection proved good for what it is there for: trouble that was told is over."""
         if self._down:
             self._down = False
-            self._tell(logging.INFO, "changes on the server are seen again")
-        self._tell(logging.DEBUG, how)
+            self._tell(levels.INFO, "changes on the server are seen again")
+        self._tell(levels.DEBUG, how)
 
     def _listen(self, client: Client, until: float) -> None:
         """Take what the server says while no command is under way."""
@@ -280,7 +279,7 @@ class LinkWatcher(ABC):
         if wire.is_status(response.kind):
             code, _, text = wire.code(response.rest)
             if code == "ALERT":  # which a user must be shown (RFC 9051 section 7.1)
-                self._tell(logging.WARNING, f"the server says: {client.trace.conceal(text)}")
+                self._tell(levels.WARNING, f"the server says: {client.trace.conceal(text)}")
         return response.kind not in _NO_NEWS
 
     def _answers(self, client: Client, command: Command) -> Iterator[Response]:

@@ -21,7 +21,6 @@ inotify(7); Linux only.
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import random
 import re
@@ -32,6 +31,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from inotify_simple import Event, INotify, flags
 
+from pushpull import levels
 from pushpull.triggers import Kind, Trigger
 from pushpull.values import field, struct
 from pushpull.wording import human_duration, printable
@@ -93,7 +93,7 @@ class LocalWatcher:
         poll_seconds: float = 60.0,
         moved_in: Callable[[str, str], None] = lambda _pairing, _name: None,
     ) -> None:
-        """`folders`: pairing -> path. `clock` gives seconds and never runs backwards. `give`, `tell` (a logging level
+        """`folders`: pairing -> path. `clock` gives seconds and never runs backwards. `give`, `tell` (a level
         and a line) and `moved_in` (pairing and name of a file that was moved into the folder, hence is whole) are
         called in the thread of `run`.
         """
@@ -198,7 +198,7 @@ class _Watch:
         doubtful: dict[str, None] = {}
         for event in events:
             if event.mask & flags.Q_OVERFLOW:
-                self._tell(logging.INFO, "more changes to the folders than inotify could hold: looking at everything")
+                self._tell(levels.INFO, "more changes to the folders than inotify could hold: looking at everything")
                 doubtful |= dict.fromkeys(self._folders)
             # Of a watch that we gave up there may be events on their way still.
             for pairing, directory in self._owners.get(event.wd, ()):
@@ -294,15 +294,15 @@ class _Watch:
         if (known and known.errno) == (trouble and trouble.errno):
             return
         if trouble is None:
-            self._tell(logging.INFO, f"{printable(folder.path)}: watched for changes again")
+            self._tell(levels.INFO, f"{printable(folder.path)}: watched for changes again")
             return
         path = printable(trouble.filename or folder.path)
         if folder.away:
-            self._tell(logging.WARNING, f"{path}: {trouble.strerror}; waiting for it to be there")
+            self._tell(levels.WARNING, f"{path}: {trouble.strerror}; waiting for it to be there")
             return
         why = f"a limit is reached ({_REMEDY[trouble.errno]})" if trouble.errno in _REMEDY else trouble.strerror
         every = human_duration(self._poll_seconds)
-        self._tell(logging.ERROR, f"{path}: cannot be watched for changes: {why}; looking every {every} instead")
+        self._tell(levels.ERROR, f"{path}: cannot be watched for changes: {why}; looking every {every} instead")
 
 
 def _bucket_directories(path: str) -> Iterator[str]:

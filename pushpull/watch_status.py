@@ -10,14 +10,13 @@ notice. No mailbox is opened, since the server need not tell the STATUS of one t
 
 from __future__ import annotations
 
-import logging
 import random
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from pushpull import refusal, wire
+from pushpull import levels, refusal, wire
 from pushpull.errors import ConnectionLost, MailboxMissing, ServerBusy
 from pushpull.framing import Command, Response
 from pushpull.remote import Session, mailbox_name
@@ -143,7 +142,7 @@ class StatusWatcher(LinkWatcher):
         for name, text in heard.refused.items():
             if self._refused.get(name) != text:
                 pairings = ", ".join(pairing for pairing, of in self._names.items() if of == name)
-                self._tell(logging.INFO, f"{pairings}: looked at each time, for STATUS was refused: {text}")
+                self._tell(levels.INFO, f"{pairings}: looked at each time, for STATUS was refused: {text}")
         self._refused = heard.refused
         return {pairing: heard.of(name) if name else {} for pairing, name in self._names.items()}
 

@@ -11,7 +11,6 @@ a watcher that got through. The same holds for one pairing whose cycle failed; t
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import threading
@@ -19,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from pushpull import levels
 from pushpull.accounts import Door, Sessions
 from pushpull.config import Config, PairingConfig
 from pushpull.cycles import Cycles, Effort
@@ -35,7 +35,7 @@ from pushpull.errors import (
 from pushpull.hooks import HookRunner
 from pushpull.options import Options
 from pushpull.output import Output
-from pushpull.ports import NOTICE, Report
+from pushpull.ports import Report
 from pushpull.prepare import Preparer
 from pushpull.problems import tell_problems
 from pushpull.store import Store
@@ -72,9 +72,9 @@ class ToldOnce:
 
     def line(self, level: int, text: str) -> None:
         self._beat()
-        if level != NOTICE:
+        if level != levels.NOTICE:
             self._now.add(text)
-            level = logging.DEBUG if text in self._before else level
+            level = levels.DEBUG if text in self._before else level
         self._report.line(level, text)
 
     def progress(self, what: str, done: int, total: int, done_bytes: int = 0) -> None:
@@ -258,7 +258,7 @@ class Worker:
         self._gaps.reset()
         if was_down:
             self._told_down = ""
-            self._output.line(logging.INFO, "connected again")
+            self._output.line(levels.INFO, "connected again")
 
     def _synchronise(self, store: Store, live: _Live) -> None:
         name, effort = live.pairing.name, live.effort
@@ -284,7 +284,7 @@ class Worker:
                 readopt=live.readopt,
                 whole_folder=live.whole_folder,
                 attempts=ATTEMPTS,
-                tell=lambda error, _: live.report.line(logging.INFO, f"{error}; trying again at once"),
+                tell=lambda error, _: live.report.line(levels.INFO, f"{error}; trying again at once"),
             )
         finally:
             if prepared.trust is Trust.SAME:  # what was found since is not to be forgotten
@@ -307,7 +307,7 @@ class Worker:
         name = live.pairing.name
         if live.told:
             live.told = ""
-            self._output.line(logging.INFO, f"{name}: goes on")
+            self._output.line(levels.INFO, f"{name}: goes on")
         live.gaps.reset()
         now = time.time()
         retry_at = tell_problems(store, self._preparer.pair(store, live.pairing).id, live.report, now)
@@ -327,7 +327,7 @@ class Worker:
             live.not_before = time.monotonic() + gap
         self._again(live, gap)
         if str(error) == live.told:
-            self._output.line(logging.DEBUG, f"{live.pairing.name}: {error}; trying again in {human_duration(gap)}")
+            self._output.line(levels.DEBUG, f"{live.pairing.name}: {error}; trying again in {human_duration(gap)}")
             return
         live.told = str(error)
         if isinstance(error, Refused) and error.remedy:
@@ -341,14 +341,14 @@ class Worker:
         self._again(live, gap)
         again = f"trying again in {human_duration(gap)}"
         if str(error) == self._told_down:
-            self._output.line(logging.DEBUG, f"{error}; {again}")
+            self._output.line(levels.DEBUG, f"{error}; {again}")
             return
         self._told_down = str(error)
         if isinstance(error, Temporary):
-            self._output.line(logging.WARNING, f"{error}; {again}")
+            self._output.line(levels.WARNING, f"{error}; {again}")
         else:
             self._output.error(error)
-            self._output.line(logging.INFO, again)
+            self._output.line(levels.INFO, again)
         self._status(str(error))
 
     def _again(self, live: _Live, seconds: float | None) -> None:

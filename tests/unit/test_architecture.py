@@ -12,13 +12,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "pushpull"
 
 LEVELS = (
-    "errors values model flags",
+    "errors levels values model flags",
     "ports filenames message wire wording dates shellwords plan trust config config_keys options",
     "private store schema soundness observed observed_local outcomes durable folder maildir marker staging framing sasl"
-    " tls refusal trace transport login remote_fetch remote connect commands retry locks accounts problems",
+    " tls refusal trace transport helpers login remote_fetch remote connect commands retry locks accounts problems",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
     "watch_local watch_link watch_remote watch_status",
-    "cycles hooks prepare service live harness worker daemonize notify stopping output progress system_log",
+    "cycles hooks prepare service live late harness worker daemonize notify stopping output progress system_log",
     "cli",
 )
 ANYWHERE = {"__init__"}  # holds the version, imports nothing
@@ -43,11 +43,12 @@ SIBLINGS = {
     "maildir": "durable folder marker staging",
     "trace": "sasl",
     "transport": "framing sasl trace",
-    "login": "framing sasl transport",
+    "helpers": "framing transport",
+    "login": "framing helpers sasl transport",
     "tls": "framing",
     "refusal": "framing",
     "remote_fetch": "framing refusal transport",
-    "remote": "framing refusal remote_fetch transport",
+    "remote": "framing helpers refusal remote_fetch transport",
     "connect": "framing login refusal remote sasl tls transport",
     "engine": "observe_remote observe_local adopt apply download upload second_look triggers",
     "apply": "adopt download upload",
@@ -61,16 +62,16 @@ SIBLINGS = {
     "service": "cycles output prepare stopping",
     "worker": "cycles hooks output prepare",
     "harness": "daemonize hooks notify output prepare worker",
-    "live": "daemonize harness notify output prepare service",
+    "live": "daemonize harness late notify output prepare service",
     "output": "progress system_log",
 }
 
-IMAP = {"framing", "tls", "sasl", "transport", "login", "remote_fetch", "remote", "connect", "watch_link"}
+NETWORK = {"framing", "tls", "transport", "connect"}
 CONFINED = {
-    "imap_tools": IMAP,
-    "imaplib": IMAP,
-    "ssl": IMAP,
-    "socket": IMAP | {"notify", "system_log"},
+    "imap_tools": {"helpers"},
+    "imaplib": set(),
+    "ssl": NETWORK,
+    "socket": NETWORK | {"notify", "system_log"},
     "inotify_simple": {"watch_local"},
     "tenacity": {"retry"},
     "daemon": {"daemonize"},

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Nothing that the network, TLS, imaplib or imap-tools raises passes the adapter: beyond it there is only our own."""
+"""Nothing that the network, TLS or imap-tools raises passes the adapter: beyond it there is only our own."""
 
-import imaplib
 import inspect
 import socket
 import ssl
@@ -20,7 +19,8 @@ from pushpull.errors import (
     PushpullError,
     ServerUnsupported,
 )
-from pushpull.login import Mailbox, sign_in
+from pushpull.helpers import Mailbox
+from pushpull.login import sign_in
 from pushpull.transport import Client
 from tests.support.scripted import ScriptedSocket
 
@@ -30,7 +30,7 @@ def classes(module) -> set[type[Exception]]:
     return {value for name, value in found if issubclass(value, Exception) and not name.startswith("_")}
 
 
-LIBRARY = classes(imaplib) | classes(imaplib.IMAP4) | classes(imap_tools) | classes(imap_tools.errors)
+LIBRARY = classes(imap_tools) | classes(imap_tools.errors)
 NETWORK = classes(ssl) | classes(socket) | {
     ConnectionResetError, ConnectionRefusedError, ConnectionAbortedError, BrokenPipeError, TimeoutError,
     BlockingIOError, InterruptedError, PermissionError, UnicodeError, ValueError,
@@ -60,7 +60,7 @@ def account(**changes) -> Account:
 
 def test_the_list_is_not_empty():
     names = {cls.__qualname__ for cls in ALL}
-    assert {"IMAP4.abort", "IMAP4.readonly", "MailboxLoginError", "SSLCertVerificationError", "gaierror"} <= names
+    assert {"MailboxLoginError", "MailboxTaggedResponseError", "SSLCertVerificationError", "gaierror"} <= names
 
 
 @pytest.mark.parametrize("cls", sorted(NETWORK, key=lambda cls: cls.__qualname__), ids=lambda cls: cls.__qualname__)
@@ -72,7 +72,7 @@ def test_receiving(cls):
     assert sock.closed
 
 
-@pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__qualname__)
+@pytest.mark.parametrize("cls", sorted(NETWORK, key=lambda cls: cls.__qualname__), ids=lambda cls: cls.__qualname__)
 def test_sending(cls):
     sock = ScriptedSocket(b"* OK hello\r\n", send_error=made(cls))
     client = Client("test:1", sock.as_socket)
@@ -81,7 +81,7 @@ def test_sending(cls):
     assert sock.closed
 
 
-@pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__qualname__)
+@pytest.mark.parametrize("cls", sorted(NETWORK, key=lambda cls: cls.__qualname__), ids=lambda cls: cls.__qualname__)
 def test_closing_never_raises(cls):
     class Stubborn(ScriptedSocket):
         def close(self):
@@ -103,12 +103,12 @@ def test_closing_never_raises(cls):
 
 
 @pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__qualname__)
-@pytest.mark.parametrize("mechanism", ["LOGIN", "PLAIN", "XOAUTH2"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "XOAUTH2"])
 def test_logging_in(cls, mechanism, monkeypatch):
     def failing(*arguments, **options):
         raise made(cls)
 
-    for name in ("login", "login_utf8", "xoauth2"):
+    for name in ("login_utf8", "xoauth2"):
         monkeypatch.setattr(Mailbox, name, failing)
     client = Client("test:1", ScriptedSocket(b"* OK hello\r\n").as_socket)
     if issubclass(cls, imap_tools.UnexpectedCommandStatusError):

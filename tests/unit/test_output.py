@@ -19,8 +19,9 @@ import pytest
 
 from pushpull import system_log
 from pushpull.errors import ConfigError, LocalDiskError, Refused
+from pushpull.levels import NOTICE, SUMMARY
 from pushpull.model import Tally
-from pushpull.output import NOTICE, SUMMARY, Output, summary_parts
+from pushpull.output import Output, summary_parts
 from pushpull.progress import Progress
 
 WIPE = "\r\x1b[K"
@@ -341,9 +342,7 @@ def test_no_standard_error_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     "locale", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii:strict"}]
 )
 def test_any_locale(locale: dict[str, str]) -> None:
-    code = (
-        "from pushpull.output import *\no = Output()\no.line(SUMMARY, 'caf\\xe9 \\u4e0b')\no.print_plan(['caf\\xe9'])"
-    )
+    code = "from pushpull.output import *\no = Output()\no.line(27, 'caf\\xe9 \\u4e0b')\no.print_plan(['caf\\xe9'])"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | locale, capture_output=True, check=True, timeout=60
     )
