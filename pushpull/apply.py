@@ -152,7 +152,7 @@ class Applier:
     def set_aside(self, actions: Sequence[SetAside]) -> int:
         """Keep the reason; tried again much later, from the start: it was not in any complete view since."""
         for action in actions:
-            self._outcomes.append_refused(action.row)
+            self._outcomes.append_refused([action.row])
             count = self._outcomes.failed(action.row, action.reason, self._clock(), count=3)
             tell_failure(self._report, self._tally, printable(action.row.uniquename or b""), action.reason, count)
         return len(actions)

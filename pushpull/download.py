@@ -26,13 +26,14 @@ from pushpull.wording import printable
 
 BATCH_MESSAGES = 500
 BATCH_BYTES = 8 << 20
+MOST_UPLOADS = 100
 _ANSWERS = ("accepted", "open", "")
 
 
 @struct
 class Pace:
-    """How many messages are asked for at once, up to `most`; survives a reconnect, so a poisonous message is narrowed
-    down.
+    """How many messages are asked for at once, up to `most`, and sent at once; survives a reconnect, so a poisonous
+    message is narrowed down.
 
     `suspect` is a row over which, alone, the link was lost or the server was busy once: that may happen to any.
     """
@@ -40,6 +41,7 @@ class Pace:
     messages: int = BATCH_MESSAGES
     suspect: int | None = None
     most: int = BATCH_MESSAGES
+    uploads: int = MOST_UPLOADS
 
     def suspected(self, row: Pairing) -> bool:
         """Whether the row was the last one at fault too; remembers it."""
@@ -52,6 +54,12 @@ class Pace:
 
     def faster(self) -> None:
         self.messages = min(self.most, self.messages * 2)
+
+    def fewer_uploads(self, sent: int) -> None:
+        self.uploads = max(1, min(self.uploads, sent // 2))
+
+    def more_uploads(self) -> None:
+        self.uploads = min(MOST_UPLOADS, self.uploads * 2)
 
 
 @value

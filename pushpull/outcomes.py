@@ -286,14 +286,22 @@ class Outcomes:
 
     # --- uploads -------------------------------------------------------------------------------------------------
 
-    def append_begins(self, row: Pairing, uidnext: Uid, now: float) -> None:
-        """Commit the attempt before anything is sent: an APPEND does not repeat harmlessly."""
+    def append_begins(self, rows: Iterable[Pairing], uidnext: Uid, now: float) -> None:
+        """Commit the attempts before anything is sent: an APPEND does not repeat harmlessly."""
         with self._store.transaction() as db:
-            db.execute(
+            db.executemany(
                 "UPDATE pairing SET append_attempts = append_attempts + 1, append_uidnext = ?, append_outcome = 'open',"
                 " append_at = ?, uid = NULL, expunged = 0, remote_flags = 0, base_flags = 0, refused_flags = 0"
                 " WHERE id = ?",
-                (uidnext, now, row.id),
+                ((uidnext, now, row.id) for row in rows),
+            )
+
+    def append_unanswered(self, rows: Iterable[Pairing], now: float) -> None:
+        """The link was lost now: what was on its way may surface from now on, however long it took to send."""
+        with self._store.transaction() as db:
+            db.executemany(
+                "UPDATE pairing SET append_at = ? WHERE id = ? AND append_outcome = 'open'",
+                ((now, row.id) for row in rows),
             )
 
     def appended(self, row: Pairing, uid: Uid | None) -> bool:
@@ -319,12 +327,12 @@ class Outcomes:
             )
             return True
 
-    def append_refused(self, row: Pairing) -> None:
-        """The server said no: nothing is there, the attempt is closed."""
+    def append_refused(self, rows: Iterable[Pairing]) -> None:
+        """The server said no: nothing is there, the attempts are closed."""
         with self._store.transaction() as db:
-            db.execute(
+            db.executemany(
                 "UPDATE pairing SET append_attempts = 0, append_uidnext = NULL, append_outcome = '' WHERE id = ?",
-                (row.id,),
+                ((row.id,) for row in rows),
             )
 
     def content_changed(self, row: Pairing, fingerprint: Fingerprint, stamp: FileStamp) -> None:

@@ -8,8 +8,9 @@ by running one contract suite against both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeAlias
 
+from pushpull.errors import PushpullError
 from pushpull.flags import Flags
 from pushpull.model import (
     DirectoryStamp,
@@ -85,11 +86,26 @@ class Message:
 
 
 @value
+class Outgoing:
+    """A message on its way up, of `size` octets (CRLF line ends). Without `internaldate` the server's clock counts."""
+
+    flags: Flags
+    keywords: Sequence[str]
+    internaldate: str
+    size: int
+    chunks: Iterable[bytes]
+
+
+@value
 class Appended:
-    """The server took an APPEND; `uid` is None without APPENDUID (RFC 4315)."""
+    """The server took a message; `uid` is None without APPENDUID (RFC 4315)."""
 
     uid: Uid | None
     uidvalidity: int | None = None
+
+
+Answer: TypeAlias = Appended | PushpullError
+"""What became of an upload: the error is a MessageError, ServerBusy or MailboxMissing, and nothing is there."""
 
 
 class Remote(Protocol):
@@ -142,17 +158,20 @@ class Remote(Protocol):
         """±FLAGS, never .SILENT, one of add and remove; the flags as the server showed them afterwards. UIDs that it
         did not show are absent. MessageError on NO."""
 
-    def append(
-        self,
-        mailbox: str,
-        flags: Flags,
-        keywords: Sequence[str],
-        internaldate: str,
-        size: int,
-        chunks: Iterable[bytes],
-    ) -> Appended:
-        """One APPEND of `size` bytes (CRLF line ends). MessageError when the server refuses it (with its text).
-        ConnectionLost when no answer came: the message may or may not be there."""
+    @property
+    def multiappend(self) -> bool:
+        """One command may carry several messages, and the server takes all of them or none (RFC 3502)."""
+
+    def unasked(self, size: int) -> bool:
+        """A message of that size may be sent before anything is heard of those before it."""
+
+    def append(self, mailbox: str, messages: Sequence[Outgoing]) -> Iterator[Answer]:
+        """An APPEND for each message, as many at once as go `unasked`; their answers in order. ConnectionLost when no
+        more answers come: the messages without one may or may not be there."""
+
+    def append_all(self, mailbox: str, messages: Sequence[Outgoing]) -> Sequence[Appended]:
+        """All of them in one command, each of a size that goes `unasked`. MessageError, ServerBusy, MailboxMissing:
+        the server says that it took none. ConnectionLost when it said nothing: any of them may be there."""
 
     def close(self) -> None:
         """LOGOUT if the link still works, then close; never raises."""

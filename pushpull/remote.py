@@ -7,28 +7,24 @@ CLOSE, never .SILENT, and FETCH only with .PEEK.
 
 from __future__ import annotations
 
-import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from pushpull import flags as flag_names
 from pushpull import refusal, wire
-from pushpull.errors import ConnectionLost, DeltaLost, MailboxMissing, MessageError, ServerUnsupported
+from pushpull.errors import ConnectionLost, DeltaLost, MailboxMissing, ServerUnsupported
 from pushpull.flags import ALL, Flags
 from pushpull.framing import Command, Response
 from pushpull.message import HEADER_LIMIT
 from pushpull.model import Identity, MailboxState, ModSeq, RemoteView, Uid, UidSet
-from pushpull.ports import Appended, Message, Since
+from pushpull.ports import Answer, Appended, Message, Outgoing, Since
+from pushpull.remote_append import Appender
 from pushpull.remote_fetch import IDENTITY_ITEMS, OpenedMailbox, fetches, identity, messages
-from pushpull.transport import CHUNK, Client
+from pushpull.transport import Client
 from pushpull.values import field, struct, value
 
 _WINDOW = 4  # commands of at most 8 kB under way: both sides' buffers hold them
-_LITERAL_MINUS = 4096
-# RFC 9051 section 9, flag-keyword and flag-extension: an atom, which '\' may precede.
-_FLAG = re.compile(r"\\?[!#$&'+,./0-9:;<=>?@A-Z\[^_`a-z|}~-]+")
 _TELLING = frozenset({"UIDNOTSTICKY", "NOMODSEQ", "READ-ONLY"})
-_APPENDUID = re.compile(rb"([0-9]{1,10}) ([0-9]{1,10})")
 
 
 @value
@@ -62,6 +58,7 @@ class Session:
         self._exists: int | None = None
         self._moved = False
         self._with_modseq = False
+        self._appender = Appender(client, extensions.offered)
         client.on_untagged = self._observe
 
     @property
@@ -291,43 +288,18 @@ class Session:
 
     # --- upload ------------------------------------------------------------------------------------------------
 
-    def append(
-        self,
-        mailbox: str,
-        flags: Flags,
-        keywords: Sequence[str],
-        internaldate: str,
-        size: int,
-        chunks: Iterable[bytes],
-    ) -> Appended:
-        limit = self._append_limit()
-        if limit is not None and size > limit:
-            raise MessageError(f"it has {size} octets, and the server takes at most {limit}", permanent=True)
-        name = mailbox_name(mailbox)
-        self.client.settle()
-        names = [*flag_names.to_imap(flags), *(word for word in keywords if _FLAG.fullmatch(word))]
-        words = [b"APPEND", name]
-        words += [("(" + " ".join(names) + ")").encode("ascii")] if names else []
-        # The day has two places, of which a blank may be the first.
-        words += [wire.quoted(internaldate.strip().rjust(26).encode("ascii"))] if internaldate.strip() else []
-        at_once = self._non_synchronising(size)
-        command = self.client.start(b" ".join(words) + b" {%d%b}" % (size, b"+" if at_once else b""))
-        if at_once or self.client.continuation(command) is not None:
-            self.client.send_literal(size, chunks)
-            self.client.finish(command)
-        if command.status != "OK":
-            raise refusal.of_append(command, self.client.peer, mailbox)
-        return _appended(command)
+    @property
+    def multiappend(self) -> bool:
+        return self._appender.multiappend
 
-    def _non_synchronising(self, size: int) -> bool:
-        """Whether the literal may be sent unasked (RFC 7888). A large one never is: a refusal should come first."""
-        offered = self.extensions.offered
-        return size <= (CHUNK if "LITERAL+" in offered else _LITERAL_MINUS if "LITERAL-" in offered else -1)
+    def unasked(self, size: int) -> bool:
+        return self._appender.unasked(size)
 
-    def _append_limit(self) -> int | None:
-        """RFC 7889; None when there is no limit, or it depends on the mailbox."""
-        sizes = (word.partition("=")[2] for word in self.extensions.offered if word.startswith("APPENDLIMIT="))
-        return next((wire.number(size.encode("utf-8", "replace")) for size in sizes), None)
+    def append(self, mailbox: str, messages: Sequence[Outgoing]) -> Iterator[Answer]:
+        return self._appender.each(mailbox, mailbox_name(mailbox), messages)
+
+    def append_all(self, mailbox: str, messages: Sequence[Outgoing]) -> Sequence[Appended]:
+        return self._appender.all(mailbox, mailbox_name(mailbox), messages)
 
     # --- the end -----------------------------------------------------------------------------------------------
 
@@ -369,10 +341,3 @@ def _note_code(seen: _Selection, code: str, arguments: bytes) -> None:
         seen.highestmodseq = wire.modseq_of(arguments.strip()) or None
     elif code == "PERMANENTFLAGS":
         seen.permanent = wire.flag_names(arguments.strip().removeprefix(b"(").removesuffix(b")"))
-
-
-def _appended(command: Command) -> Appended:
-    match = _APPENDUID.fullmatch(command.arguments.strip()) if command.code == "APPENDUID" else None
-    if match is None or not 0 < int(match[2]) <= wire.MAX_UID or not 0 < int(match[1]) <= wire.MAX_UID:
-        return Appended(None)
-    return Appended(Uid(int(match[2])), int(match[1]))

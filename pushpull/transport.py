@@ -145,13 +145,14 @@ class Client:
 
     # --- commands ----------------------------------------------------------------------------------------------
 
-    def start(self, payload: bytes) -> Command:
-        """Send one command (without tag and line end) and do not wait."""
+    def start(self, payload: bytes, *, shown: bytes | None = None) -> Command:
+        """Send one command (without tag and line end) and do not wait. `shown` is what the trace has of it: one that
+        holds literals goes without them."""
         self._check()
         self._count += 1
         name = payload.split(b" ", 1)[0].decode("ascii", "replace")
         command = Command(b"P%d" % self._count, name, conceal=self.trace.conceal)
-        shown = payload
+        shown = payload if shown is None else shown
         if self.trace.hidden:
             shown = b" ".join([*payload.split(b" ")[: 2 if command.name == "AUTHENTICATE" else 1], b"***"])
         self.trace.sent(command.tag + b" " + shown)

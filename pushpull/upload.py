@@ -1,34 +1,56 @@
 # SPDX-License-Identifier: MIT
 """Apply uploads. APPEND is the one effect that does not repeat harmlessly.
 
-The attempt is committed before a byte is sent. Then there are three outcomes: refused (nothing is there), accepted
-(never sent again; without APPENDUID its UID is awaited), or no answer: the row stays open, nothing is replayed, and
-a later plan decides from a fresh view whether the message arrived (RFC 9051 section 6.3.12, RFC 4315).
+They go in batches: one command for all of a batch (MULTIAPPEND), or many sent ahead of their answers, where the server
+can. The attempts of a batch are committed before a byte of it is sent, the outcomes in one transaction after it. Each
+message has one of three: refused (nothing is there), accepted (never sent again; without APPENDUID its UID is awaited),
+or no answer: the row stays open, nothing is replayed, and a later plan decides from a fresh view whether the message
+arrived (RFC 9051 section 6.3.12, RFC 4315). What got no answer once goes alone from then on, so one message that kills
+the link takes no other with it a second time.
+
+A batch that is refused as a whole is sent one by one, so the message at fault stands alone; but only when nothing new
+is in the mailbox: a server that said no and took some all the same would get them twice.
 
 A file is sent only if its size, mtime and inode are those of when it was last read, before and after; a file younger
-than two seconds may still be written to, and is looked at again a second later, unless it was seen to be moved in.
+than two seconds may still be written to, and goes a second later than it was met, unless it was seen to be moved in.
 """
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from contextlib import ExitStack
 from typing import BinaryIO
 
 from pushpull import levels
 from pushpull.dates import from_epoch
 from pushpull.download import Pace, local_file, tell_failure
-from pushpull.errors import MailboxMissing, MessageError, ServerBusy
+from pushpull.errors import ConnectionLost, MailboxMissing, MessageError, PushpullError, ServerBusy
 from pushpull.flags import DELETED
 from pushpull.message import to_crlf
 from pushpull.model import FileStamp, MailboxState, Pair, Pairing, Tally, Uid
 from pushpull.observed_local import LocalRows
-from pushpull.outcomes import Outcomes
+from pushpull.outcomes import SET_ASIDE_AFTER, Outcomes
 from pushpull.plan import Append
-from pushpull.ports import Local, Remote, Report
+from pushpull.ports import Answer, Appended, Local, Outgoing, Remote, Report
+from pushpull.values import value
 from pushpull.wording import printable
 
 YOUNG_SECONDS = 2.0
+_CHUNK = 1 << 16
+# A batch is to take no longer than new mail may be held up, and no shorter than its round trip and commits pay for.
+_FEW_OCTETS, _MANY_OCTETS = 1 << 16, 1 << 21
+_SHORT_SECONDS, _LONG_SECONDS = 0.3, 1.0
+
+
+@value
+class _Ready:
+    """A row whose file is as it was last read, and the message to send."""
+
+    row: Pairing
+    stamp: FileStamp
+    message: Outgoing
 
 
 class Uploader:
@@ -59,6 +81,8 @@ class Uploader:
         self._report, self._clock, self._pause = report, clock, pause
         self._before_upload, self._check_stop = before_upload, check_stop
         self._breathe, self._whole = breathe, whole
+        self._octets = 1 << 18
+        self._done = self._total = 0
         self.uploaded: list[Uid] = []
         self.awaiting = False
         self.reread = 0
@@ -68,58 +92,89 @@ class Uploader:
         if not actions:
             return 0
         self._before_upload()
+        began, self._total = self._clock(), len(actions)
+        rows = [action.row for action in actions]
+        young = {row.id for row in rows if self._is_young(row, began)}
+        done = self._upload([row for row in rows if row.id not in young])
+        if young:
+            waited = self._clock() - began
+            if 0.0 <= waited < 1.0:  # once for all of them
+                self._pause(1.0 - waited)
+            done += self._upload([row for row in rows if row.id in young])
+        return done
+
+    def _is_young(self, row: Pairing, now: float) -> bool:
+        """By the time that the file had when it was read; a later one shows when it is opened."""
+        return abs(now - row.stamp.mtime_ns / 1e9) < YOUNG_SECONDS and not self._whole(row.uniquename or b"")
+
+    def _upload(self, rows: Sequence[Pairing]) -> int:
+        rest = deque(sorted(rows, key=lambda row: row.append_attempts))
         done = 0
-        self._let_settle(actions)
-        for number, action in enumerate(actions, 1):
+        while rest:
             self._check_stop()
-            done += self._one(action.row)
-            self._report.progress("uploading", number, len(actions), self._tally.bytes_up)
-            if number < len(actions):
+            batch = self._batch(rest)
+            done += self._send(batch)
+            self._done += len(batch)
+            self._report.progress("uploading", self._done, self._total, self._tally.bytes_up)
+            if self._done < self._total:
                 self._breathe()
         return done
 
-    def _let_settle(self, actions: Sequence[Append]) -> None:
-        """Give files that were just written a second, once for all of them."""
-        now = self._clock()
-        for action in actions:
-            if self._whole(action.row.uniquename or b""):
-                continue
-            stamp = self._stamp(action.row)
-            if stamp is not None and abs(now - stamp.mtime_ns / 1e9) < YOUNG_SECONDS:
-                self._pause(1.0)
-                return
+    def _batch(self, rest: deque[Pairing]) -> list[Pairing]:
+        """Take off `rest` what goes together: as much as the last batches took well."""
+        batch: list[Pairing] = []
+        octets = 0
+        while rest and len(batch) < self._pace.uploads:
+            size = rest[0].size or 0
+            alone = bool(rest[0].append_attempts) or not self._remote.unasked(size)
+            if batch and (alone or octets + size > self._octets):
+                break
+            batch.append(rest.popleft())
+            octets += size
+            if alone:
+                break
+        return batch
 
-    def _one(self, row: Pairing) -> bool:
-        opened = self._open(row)
+    def _send(self, rows: Sequence[Pairing]) -> int:
+        with ExitStack() as files:
+            done = 0
+            batch: list[_Ready] = []
+            for row in rows:
+                try:
+                    ready = self._ready(row, files)
+                except MessageError as error:  # this file's own fault
+                    self._fail(row, str(error))
+                    done += 1
+                    continue
+                if ready is not None:
+                    batch.append(ready)
+            return done + (self._attempt(batch) if batch else 0)
+
+    # --- files -----------------------------------------------------------------------------------------------------
+
+    def _ready(self, row: Pairing, files: ExitStack) -> _Ready | None:
+        """None when there is nothing to send: gone or renamed beyond finding, which the next scan tells, or written to
+        since it was read. What goes in a batch is read here, so that it is of the size that was announced.
+        """
+        opened = self._local.open_message(local_file(row))
         if opened is None:
-            return False  # gone or renamed beyond finding: the next scan tells
+            return None
         handle, stamp = opened
-        with handle:
-            if stamp != row.stamp:
-                return self._read_again(row)
-            self._outcomes.append_begins(row, self._pair.uidnext, self._clock())
-            try:
-                appended = self._remote.append(
-                    self._pair.key.remote,
-                    row.local_flags & self._state.mask,
-                    self._storable(row.keywords),
-                    _internaldate(stamp),
-                    row.size or 0,
-                    to_crlf(_chunks(handle)),
-                )
-            except MessageError as error:
-                self._outcomes.append_refused(row)
-                self._fail(row, f"the server refuses it: {error}")
-                return True
-            except (ServerBusy, MailboxMissing) as error:
-                self._outcomes.append_refused(row)
-                throttled = isinstance(error, ServerBusy) and error.throttled
-                if not throttled and self._pace.suspected(row):
-                    self._fail(row, str(error))  # not due now: a new session goes on with the others
-                raise
-        uid = appended.uid if appended.uidvalidity in (None, self._state.uidvalidity) else None
-        self._accepted(row, uid, stamp)
-        return True
+        files.enter_context(handle)
+        size, chunks = row.size or 0, to_crlf(_chunks(handle))
+        whole = list(chunks) if stamp == row.stamp and self._remote.unasked(size) else None
+        if stamp != row.stamp or (whole is not None and sum(map(len, whole)) != size):
+            self._read_again(row)
+            return None
+        flags, keywords = row.local_flags & self._state.mask, self._storable(row.keywords)
+        return _Ready(row, stamp, Outgoing(flags, keywords, _internaldate(stamp), size, whole or chunks))
+
+    def _read_again(self, row: Pairing) -> None:
+        """The file was written to since it was read: take in what it is now; a fresh plan decides."""
+        read = self._local.fingerprint(local_file(row))
+        if read is not None:
+            self._outcomes.content_changed(row, *read)
+            self.reread += 1
 
     def _stamp(self, row: Pairing) -> FileStamp | None:
         try:
@@ -127,31 +182,103 @@ class Uploader:
         except MessageError:
             return None
 
-    def _open(self, row: Pairing) -> tuple[BinaryIO, FileStamp] | None:
-        try:
-            return self._local.open_message(local_file(row))
-        except MessageError as error:  # this file's own fault
-            self._fail(row, str(error))
-            return None
+    # --- the server ------------------------------------------------------------------------------------------------
 
-    def _read_again(self, row: Pairing) -> bool:
-        """The file was written to since it was read: take in what it is now; a fresh plan decides."""
+    def _attempt(self, batch: Sequence[_Ready]) -> int:
+        """Send what is ready; returns how many got an outcome. Raises when the link or the server failed."""
+        began = time.monotonic()
+        self._outcomes.append_begins([each.row for each in batch], self._pair.uidnext, self._clock())
         try:
-            read = self._local.fingerprint(local_file(row))
-        except MessageError as error:
-            self._fail(row, str(error))
-            return True
-        if read is None:
-            return False
-        self._outcomes.content_changed(row, *read)
-        self.reread += 1
-        return False
+            together = len(batch) > 1 and self._remote.multiappend
+            done = self._together(batch) if together else self._each(batch)
+        except ConnectionLost:
+            self._pace.fewer_uploads(len(batch))
+            self._outcomes.append_unanswered((each.row for each in batch), self._clock())
+            raise
+        took = time.monotonic() - began
+        if took > _LONG_SECONDS:
+            self._octets = max(self._octets // 2, _FEW_OCTETS)
+        elif took < _SHORT_SECONDS and sum(each.message.size for each in batch) > self._octets // 2:
+            self._octets = min(self._octets * 2, _MANY_OCTETS)
+        return done
 
-    def _accepted(self, row: Pairing, uid: Uid | None, stamp: FileStamp) -> None:
-        name = printable(row.uniquename or b"")
-        if not self._outcomes.appended(row, uid):
-            self._fail(row, f"the server keeps one copy of two identical messages (uid {uid})", aside=True)
-            return
+    def _each(self, batch: Sequence[_Ready]) -> int:
+        answers: list[Answer] = []
+        try:
+            answers.extend(self._remote.append(self._pair.key.remote, [each.message for each in batch]))
+        except MessageError as error:  # the file could not be read to its end, so the server did not get the end
+            answers.append(error)
+        except ConnectionLost:
+            self._take(batch, answers)
+            raise
+        self._pace.more_uploads()
+        return self._take(batch, answers)
+
+    def _together(self, batch: Sequence[_Ready]) -> int:
+        """One command for the batch. When it is refused, one for each message."""
+        before = self._remote.exists
+        try:
+            answers = self._remote.append_all(self._pair.key.remote, [each.message for each in batch])
+        except (MessageError, MailboxMissing, ServerBusy) as error:
+            self._remote.catch_up()
+            grew = self._remote.exists > before
+            if grew:
+                self.awaiting = True
+            else:
+                self._outcomes.append_refused(each.row for each in batch)
+            if not isinstance(error, MessageError):
+                self._pace.fewer_uploads(1)  # it may be one message that the server is always too busy for
+                raise
+            self._pace.fewer_uploads(len(batch))
+            return 0 if grew else self._one_by_one(batch)
+        self._pace.more_uploads()
+        return self._take(batch, answers)
+
+    def _one_by_one(self, batch: Sequence[_Ready]) -> int:
+        done = 0
+        for each in batch:
+            self._check_stop()
+            done += self._attempt([each])
+        return done
+
+    def _take(self, batch: Sequence[_Ready], answers: Sequence[Answer]) -> int:
+        """Write down what became of those that have an answer, then tell it. Raises what is no single message's fault,
+        as the server said it first.
+        """
+        later = next((error for error in answers if isinstance(error, ServerBusy | MailboxMissing)), None)
+        with self._outcomes.transaction():
+            counts = [self._record(each.row, answer, later) for each, answer in zip(batch, answers, strict=False)]
+        for each, answer, (reason, count) in zip(batch, answers, counts, strict=False):
+            if count:
+                tell_failure(self._report, self._tally, printable(each.row.uniquename or b""), reason, count)
+            elif isinstance(answer, Appended):
+                self._accepted(each, self._uid(answer))
+        if later is not None:
+            raise later
+        return len(answers)
+
+    def _record(self, row: Pairing, answer: Answer, later: PushpullError | None) -> tuple[str, int]:
+        """Why the row failed, and how often by now; 0: it did not."""
+        if isinstance(answer, Appended):
+            uid = self._uid(answer)
+            if self._outcomes.appended(row, uid):
+                return "", 0
+            reason = f"the server keeps one copy of two identical messages (uid {uid})"
+            return reason, self._outcomes.failed(row, reason, self._clock(), count=SET_ASIDE_AFTER)
+        self._outcomes.append_refused([row])
+        if isinstance(answer, MessageError):
+            reason = f"the server refuses it: {answer}"
+        elif answer is later and not _throttled(answer) and self._pace.suspected(row):
+            reason = str(answer)  # not due now: a new session goes on with the others
+        else:
+            return "", 0
+        return reason, self._outcomes.failed(row, reason, self._clock())
+
+    def _uid(self, answer: Appended) -> Uid | None:
+        return answer.uid if answer.uidvalidity in (None, self._state.uidvalidity) else None
+
+    def _accepted(self, each: _Ready, uid: Uid | None) -> None:
+        row, name = each.row, printable(each.row.uniquename or b"")
         self._tally.uploaded += 1
         self._tally.bytes_up += row.size or 0
         self._tally.remote_deleted += bool(row.local_flags & self._state.mask & DELETED)
@@ -161,7 +288,7 @@ class Uploader:
         else:
             self.uploaded.append(uid)
             self._report.line(levels.NOTICE, f"uploaded {name} as uid {uid}")
-        if self._stamp(row) not in (stamp, None):
+        if self._stamp(row) not in (each.stamp, None):
             self._report.line(levels.WARNING, f"{name} was written to while it was uploaded; its new content follows")
             self._rows.note_changed_content(row.id)
 
@@ -172,20 +299,24 @@ class Uploader:
             return tuple(allowed)
         return tuple(word for word in allowed if word.lower() in self._state.keywords)
 
-    def _fail(self, row: Pairing, reason: str, *, aside: bool = False) -> None:
-        count = self._outcomes.failed(row, reason, self._clock(), count=3 if aside else 0)
+    def _fail(self, row: Pairing, reason: str) -> None:
+        count = self._outcomes.failed(row, reason, self._clock())
         tell_failure(self._report, self._tally, printable(row.uniquename or b""), reason, count)
 
 
+def _throttled(error: PushpullError) -> bool:
+    return isinstance(error, ServerBusy) and error.throttled
+
+
 def _chunks(handle: BinaryIO) -> Iterator[bytes]:
-    return iter(lambda: handle.read(1 << 16), b"")
+    return iter(lambda: handle.read(_CHUNK), b"")
 
 
 def _internaldate(stamp: FileStamp) -> str:
     """The file's mtime in the zone that was local then (RFC 9051 section 6.3.12)."""
     seconds = stamp.mtime_ns // 1_000_000_000
     try:
-        offset = datetime.fromtimestamp(seconds, UTC).astimezone().utcoffset()
+        offset = time.localtime(seconds).tm_gmtoff
     except (OverflowError, ValueError, OSError):
-        offset = None
-    return from_epoch(seconds, int(offset.total_seconds() // 60) if offset else 0)
+        offset = 0
+    return from_epoch(seconds, offset // 60)

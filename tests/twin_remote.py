@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pushpull.dates import from_epoch
-from pushpull.errors import ConnectionLost, MailboxMissing
+from pushpull.errors import ConnectionLost, MailboxMissing, PushpullError
 from pushpull.flags import ALL, NONE, Flags
 from pushpull.message import message_id
 from pushpull.model import NEVER, Identity, MailboxState, ModSeq, RemoteView, Uid, UidSet
-from pushpull.ports import Appended, Arrival, Message, Since, Vanished
+from pushpull.ports import Answer, Appended, Arrival, Message, Outgoing, Since, Vanished
 from tests.twin_script import Clock, Mute, Script
 
 
@@ -33,8 +33,12 @@ class MemoryServer:
     condstore: bool = True
     qresync: bool = True
     uidplus: bool = True
+    multiappend: bool = True
+    unasked: int = 1 << 18  # octets of a message that may come before anything was said to those before it
     tells_uidnext: bool = True
     forgetful: bool = False  # VANISHED names every UID that is not there, known or not
+    refuses: Callable[[bytes], PushpullError | None] = lambda _body: None  # what it says to the upload of a message
+    takes_some: bool = False  # of many messages in one command it keeps those before the one that it refuses
     mask: Flags = ALL
     uidvalidity: int = 1
     uidnext: int = 1
@@ -304,28 +308,64 @@ class MemoryRemote:
                 self.step("store>")
         return shown
 
-    def append(
-        self,
-        mailbox: str,
-        flags: Flags,
-        keywords: Sequence[str],
-        internaldate: str,
-        size: int,
-        chunks: Iterable[bytes],
-    ) -> Appended:
+    @property
+    def multiappend(self) -> bool:
+        return self.server.multiappend
+
+    def unasked(self, size: int) -> bool:
+        return size <= self.server.unasked
+
+    def append(self, mailbox: str, messages: Sequence[Outgoing]) -> Iterator[Answer]:
+        """All that goes unasked is on the server before anything is heard of the first."""
+        ahead: list[Answer] = []
+        for message in messages:
+            if not self.unasked(message.size):
+                yield from self._answers(ahead)
+            missing = self._begin_append(mailbox)
+            ahead.append(missing or self._store_appended(message))
+        yield from self._answers(ahead)
+
+    def append_all(self, mailbox: str, messages: Sequence[Outgoing]) -> Sequence[Appended]:
+        assert self.multiappend, "the server has no MULTIAPPEND"
+        assert all(self.unasked(message.size) for message in messages), "a literal that has to wait"
+        if missing := self._begin_append(mailbox):
+            raise missing
+        refusals = [self.server.refuses(b"".join(message.chunks)) for message in messages]
+        error = next(filter(None, refusals), None)
+        if error is not None and not self.server.takes_some:
+            raise error
+        done = []
+        for message, refusal in zip(messages, refusals, strict=True):
+            if refusal is not None:
+                raise refusal
+            answer = self._store_appended(message)
+            assert isinstance(answer, Appended)
+            done.append(answer)
+        self.step("append>")
+        return done
+
+    def _begin_append(self, mailbox: str) -> MailboxMissing | None:
         assert not self._read_only
         self._command("append<")
-        if mailbox != self.server.mailbox:
-            raise MailboxMissing(f"no mailbox {mailbox}")
-        body = b"".join(chunks)
-        if len(body) != size:
+        return None if mailbox == self.server.mailbox else MailboxMissing(f"no mailbox {mailbox}")
+
+    def _store_appended(self, message: Outgoing) -> Answer:
+        body = b"".join(message.chunks)
+        if len(body) != message.size:
             self._lost = True
             raise ConnectionLost("the literal has another length than was announced")
         assert self._attempted is None or self._attempted(body), "APPEND without a committed attempt"
-        self._script.changes.append(f"append {flags}")
-        uid = self.server.add(body, flags, tuple(keywords), internaldate)
-        self.step("append>")
+        refusal = self.server.refuses(body)
+        if refusal is not None:
+            return refusal
+        self._script.changes.append(f"append {message.flags}")
+        uid = self.server.add(body, message.flags, tuple(message.keywords), message.internaldate)
         return Appended(Uid(uid), self.server.uidvalidity) if self.server.uidplus else Appended(None)
+
+    def _answers(self, ahead: list[Answer]) -> Iterator[Answer]:
+        while ahead:
+            self.step("append>")
+            yield ahead.pop(0)
 
     def close(self) -> None:
         self._closed = True

@@ -18,7 +18,7 @@ from pushpull.connect import Account, open_session
 from pushpull.dates import to_epoch
 from pushpull.errors import ConnectionLost, MailboxMissing
 from pushpull.model import NEVER, Uid, UidSet
-from pushpull.ports import Remote, Since, Vanished
+from pushpull.ports import Appended, Outgoing, Remote, Since, Vanished
 from pushpull.transport import CHUNK
 from tests.support.dovecot import Dovecot
 
@@ -82,9 +82,11 @@ class DovecotWorld:
 
 DISABLED = {
     "dovecot-qresync": frozenset(),
-    "dovecot-condstore": frozenset({"QRESYNC", "LITERAL+"}),
-    "dovecot-plain": frozenset({"CONDSTORE", "ESEARCH"}),
-    "dovecot-poor": frozenset({"CONDSTORE", "ESEARCH", "ENABLE", "LITERAL+", "ID", "SASL-IR", "UIDPLUS"}),
+    "dovecot-condstore": frozenset({"QRESYNC", "LITERAL+", "MULTIAPPEND"}),
+    "dovecot-plain": frozenset({"CONDSTORE", "ESEARCH", "MULTIAPPEND"}),
+    "dovecot-poor": frozenset(
+        {"CONDSTORE", "ESEARCH", "ENABLE", "LITERAL+", "MULTIAPPEND", "ID", "SASL-IR", "UIDPLUS"}
+    ),
 }
 WORLDS = tuple(DISABLED)
 
@@ -290,25 +292,44 @@ class TestRemoteContract:
         state = session.open(world.mailbox, None).state
         body = mail(1, filler=filler)
         pieces = [body[at : at + 10_000] for at in range(0, len(body), 10_000)]
-        done = session.append(world.mailbox, fl.SEEN | fl.DRAFT, ["Label"], DATE, len(body), pieces)
-        assert (done.uid, done.uidvalidity) == (state.uidnext, state.uidvalidity)
+        first = Outgoing(fl.SEEN | fl.DRAFT, ["Label"], DATE, len(body), pieces)
+        plain = Outgoing(0, (), "", len(body), pieces)
+        done, other = session.append(world.mailbox, [first, plain])
+        assert done == Appended(state.uidnext, state.uidvalidity)
         (message,) = session.messages([done.uid])
         assert (message.view.flags, message.view.keywords) == (fl.SEEN | fl.DRAFT, ("Label",))
         assert to_epoch(message.internaldate) == to_epoch(DATE)
         assert message.size == len(body)
-        plain = session.append(world.mailbox, 0, (), "", len(body), pieces)
-        assert [view.flags for view in session.views(plain.uid, plain.uid)] == [0]
+        assert [view.flags for view in session.views(other.uid, other.uid)] == [0]
+
+    def test_append_of_many(self, world):
+        """In one command, where the server takes such; the UIDs are in the order of the messages."""
+        session = world.session()
+        session.open(world.mailbox, None)
+        bodies = [mail(number, filler=number) for number in range(5)]
+        messages = [Outgoing(fl.SEEN, (), DATE, len(body), [body]) for body in bodies]
+        assert not session.multiappend or all(session.unasked(message.size) for message in messages)
+        append = session.append_all if session.multiappend else session.append
+        uids = [done.uid for done in append(world.mailbox, messages)]
+        assert {message.view.uid: b"".join(message.body) for message in session.messages(uids)} == dict(
+            zip(uids, bodies, strict=True)
+        )
 
     def test_append_to_a_missing_mailbox(self, world):
         session = world.session()
-        with pytest.raises(MailboxMissing):
-            session.append("no such mailbox", 0, (), DATE, 9, [b"a: b\r\n\r\nx"])
+        session.open(world.mailbox, None)
+        message = Outgoing(0, (), DATE, 9, [b"a: b\r\n\r\nx"])
+        (answer,) = session.append("no such mailbox", [message])
+        assert isinstance(answer, MailboxMissing)
+        if session.multiappend:
+            with pytest.raises(MailboxMissing):
+                session.append_all("no such mailbox", [message, message])
         assert session.open(world.mailbox, None).state.exists == 0
 
     def test_an_append_of_another_size_leaves_nothing(self, world):
         session = world.session()
         with pytest.raises(ConnectionLost):
-            session.append(world.mailbox, 0, (), DATE, 100, [b"a: b\r\n\r\nshort\r\n"])
+            list(session.append(world.mailbox, [Outgoing(0, (), DATE, 100, [b"a: b\r\n\r\nshort\r\n"])]))
         session.close()
         assert world.session().open(world.mailbox, None).state.exists == 0
 

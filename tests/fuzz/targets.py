@@ -27,13 +27,14 @@ from pushpull.errors import (
 from pushpull.flags import ALL
 from pushpull.login import sign_in
 from pushpull.model import Identity, MailboxState, RemoteView, Uid, UidSet
-from pushpull.ports import Since, Vanished
+from pushpull.ports import Appended, Outgoing, Since, Vanished
 from pushpull.remote import Extensions, Session
 from pushpull.transport import Client
 from tests.support.scripted import ScriptedSocket
 
 EXPECTED = (Temporary, MailboxMissing, MessageError, ResyncNeeded, ServerUnsupported)
 FULL = frozenset({"IMAP4REV1", "CONDSTORE", "QRESYNC", "ENABLE", "UIDPLUS", "ESEARCH", "LITERAL+", "IDLE"})
+OUTGOING = Outgoing(1, ["k"], "01-Feb-2003 01:02:03 +0000", 3, (b"abc",))
 SINCE = Since(7, Uid(3), 5, (Uid(1), Uid(2)))
 
 
@@ -111,7 +112,13 @@ def _store(client: Client) -> Iterable[Any]:
 
 
 def _append(client: Client) -> Iterable[Any]:
-    yield _session(client).append("INBOX", 1, ["k"], "01-Feb-2003 01:02:03 +0000", 3, iter((b"abc",)))
+    """Two, of which the second was sent before the first was answered."""
+    for answer in _session(client).append("INBOX", [OUTGOING, OUTGOING]):
+        yield answer if isinstance(answer, Appended) else f"{type(answer).__name__}: {answer}"
+
+
+def _append_all(client: Client) -> Iterable[Any]:
+    yield from _session(client).append_all("INBOX", [OUTGOING, OUTGOING, OUTGOING])
 
 
 def _login(client: Client) -> Iterable[Any]:
@@ -149,6 +156,7 @@ CONVERSATIONS: dict[str, Callable[[Client], Iterable[Any]]] = {
     "bodies": _bodies,
     "store": _store,
     "append": _append,
+    "append_all": _append_all,
     "login": _login,
     "idle": _idle,
 }
@@ -262,6 +270,10 @@ def demand_well_formed(value: Any) -> None:
         _uids_of(value)
     elif isinstance(value, Vanished):
         _uids_of(value.uids)
+    elif isinstance(value, Appended) and value.uid is not None:
+        _uid(value.uid)
+        assert value.uidvalidity is not None
+        assert 0 < value.uidvalidity <= wire.MAX_UID
     elif isinstance(value, MailboxState):
         assert 0 < value.uidvalidity <= wire.MAX_UID
         assert value.uidnext is None or 0 < value.uidnext <= wire.MAX_UID + 1

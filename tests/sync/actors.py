@@ -48,6 +48,8 @@ class Story:
         strategy: str = "plain",
         *,
         uidplus: bool = True,
+        multiappend: bool = True,
+        unasked: int = 1 << 18,
         tells_uidnext: bool = True,
         forgetful: bool = False,
         mask: Flags = ALL,
@@ -55,6 +57,7 @@ class Story:
         """What the server is capable of, from now on."""
         server = self.world.server
         server.condstore, server.qresync = strategy != "plain", strategy == "qresync"
+        server.multiappend, server.unasked = multiappend, unasked
         server.uidplus, server.tells_uidnext, server.forgetful, server.mask = uidplus, tells_uidnext, forgetful, mask
 
     # --- other clients -------------------------------------------------------------------------------------------

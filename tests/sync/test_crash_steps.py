@@ -123,8 +123,8 @@ SCENARIOS = (
 )
 SERVERS = {
     "qresync": {"strategy": "qresync"},
-    "condstore": {"strategy": "condstore", "uidplus": False},
-    "plain": {"strategy": "plain", "uidplus": False, "tells_uidnext": False},
+    "condstore": {"strategy": "condstore", "uidplus": False, "multiappend": False},
+    "plain": {"strategy": "plain", "uidplus": False, "unasked": -1, "tells_uidnext": False},
 }
 
 

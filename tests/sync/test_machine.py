@@ -28,6 +28,8 @@ SERVER = st.fixed_dictionaries(
     {
         "strategy": st.sampled_from(STRATEGIES),
         "uidplus": st.booleans(),
+        "multiappend": st.booleans(),
+        "unasked": st.sampled_from((-1, 150, 1 << 20)),
         "tells_uidnext": st.sampled_from((True, True, True, False)),
         "forgetful": st.booleans(),
     }

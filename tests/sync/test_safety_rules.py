@@ -317,7 +317,7 @@ def test_an_old_file_is_not_waited_for(story, monkeypatch):
 def test_a_file_written_to_before_its_upload(story, kind):
     """It was read by the scan, and is another message when its upload begins: only what it is now is sent."""
     story.world.folder.put(PATH, WHOLE)
-    ran = story.world.run(once("local.open_message", lambda: rewrite(story, kind), after="local.stamp"))
+    ran = story.world.run(once("local.open_message", lambda: rewrite(story, kind), after="local.write_marker>"))
     assert ran.error is None, ran.error
     assert [message.body for message in story.world.server.messages.values()] == [
         crlf(story.world.folder.files[PATH].data)

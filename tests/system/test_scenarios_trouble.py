@@ -77,8 +77,9 @@ def test_one_upload_is_refused_for_good(behind: Setup, proxy: Proxy, text: str) 
     """Set aside with the server's words; everything else goes on; told, but no failure for ever."""
     behind.put_remote("A")
     behind.sync()
+    # By its name it goes first: of a command for both the proxy sees the first message only.
     proxy.on_command(r"^APPEND .*\{\d{4,}\+?\}", answer=f"NO {text}".encode())
-    behind.put_local(mail("big", body="x" * 2000), name="big.1.host")
+    behind.put_local(mail("big", body="x" * 2000), name="0big.1.host")
     behind.put_local("small")
     run = behind.run()
     assert run.code in (0, 75), run

@@ -772,7 +772,7 @@ ATTEMPT = ("append_attempts", "append_uidnext", "append_outcome")
 
 def test_an_attempt_is_written_before_it_is_made(store, outcomes):
     number = put(store, append_attempts=1, **LOCAL)
-    outcomes.append_begins(pairing(store, number), Uid(9), NOW)
+    outcomes.append_begins([pairing(store, number)], Uid(9), NOW)
     assert columns(store, number, *ATTEMPT, "append_at") == (2, 9, "open", NOW)
     assert not store.db.in_transaction
 
@@ -781,7 +781,7 @@ def test_an_attempt_to_bring_an_undeleted_message_back_forgets_its_dead_uid(stor
     number = put(
         store, uid=5, expunged=1, remote_flags=T, base_flags=T, refused_flags=F, digest=b"d", **LOCAL, local_flags=S
     )
-    outcomes.append_begins(pairing(store, number), Uid(9), NOW)
+    outcomes.append_begins([pairing(store, number)], Uid(9), NOW)
     names = ("uid", "expunged", "remote_flags", "base_flags", "refused_flags", "local_flags", "digest")
     assert columns(store, number, *names) == (None, 0, 0, 0, 0, S, b"d")
     assert [found.append_outcome for found in outcomes.seekers_like(b"d")] == ["open"]
@@ -818,7 +818,7 @@ def test_a_uid_that_is_paired_already_means_that_the_server_keeps_one_of_two(sto
 
 def test_a_refused_upload_is_closed(store, outcomes):
     number = put(store, **OPEN)
-    outcomes.append_refused(pairing(store, number))
+    outcomes.append_refused([pairing(store, number)])
     assert columns(store, number, "uid", *ATTEMPT) == (None, 0, None, "")
 
 

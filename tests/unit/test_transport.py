@@ -19,7 +19,7 @@ from pushpull.errors import (
 )
 from pushpull.login import sign_in
 from pushpull.model import RemoteView, Uid, UidSet
-from pushpull.ports import Since, Vanished
+from pushpull.ports import Answer, Appended, Outgoing, Since, Vanished
 from pushpull.remote import Extensions, Session
 from pushpull.transport import CHUNK, Client
 from tests.support.scripted import ScriptedSocket, scripted_client
@@ -174,7 +174,7 @@ def test_no_credential_is_traced(mechanism, at_once):
 def test_literals_are_traced_by_their_length():
     trace: list[str] = []
     client = scripted_client(b"+ go\r\nP1 OK [APPENDUID 7 9] ok\r\n", trace=trace)
-    session_of(client).append("INBOX", 0, (), "", 9, [b"private\r\n"])
+    list(session_of(client).append("INBOX", [Outgoing(0, (), "", 9, [b"private\r\n"])]))
     assert trace[1:] == [
         'C: P1 APPEND "INBOX" {9}',
         "S: + go",
@@ -377,7 +377,8 @@ def test_names_that_no_mailbox_has(name):
     for call in (
         lambda: here.open(name, None),
         lambda: here.status(name),
-        lambda: here.append(name, 0, (), "", 0, ()),
+        lambda: here.append(name, ()),
+        lambda: here.append_all(name, ()),
     ):
         with pytest.raises(MailboxMissing):
             call()
@@ -643,6 +644,15 @@ def test_a_store_adds_or_removes(add, remove):
 BODY = b"a: b\r\n\r\nc\r\n"
 
 
+def outgoing(*chunks: bytes, size: int = len(BODY), flags: int = 0, keywords=(), date: str = "") -> Outgoing:
+    return Outgoing(flags, keywords, date, size, chunks)
+
+
+def only(answers) -> Answer:
+    (answer,) = answers
+    return answer
+
+
 @pytest.mark.parametrize(
     ("offered", "size", "sign", "waits"),
     [
@@ -656,9 +666,10 @@ BODY = b"a: b\r\n\r\nc\r\n"
 )
 def test_the_literal_waits_unless_it_need_not(offered, size, sign, waits):
     here = session(b"+ go\r\n" if waits else b"", b"P1 OK [APPENDUID 7 12] ok\r\n", offered=offered)
-    done = here.append("INBOX", fl.SEEN, ["$Label1", "not an atom", "\\Custom"], "1-Feb-2003 01:02:03 +0000", size,
-                       [b"x" * (size - 2), b"", b"\r\n"])  # fmt: skip
-    assert (done.uid, done.uidvalidity) == (12, 7)
+    assert here.unasked(size) != waits
+    message = outgoing(b"x" * (size - 2), b"", b"\r\n", size=size, flags=fl.SEEN,
+                       keywords=["$Label1", "not an atom", "\\Custom"], date="1-Feb-2003 01:02:03 +0000")  # fmt: skip
+    assert only(here.append("INBOX", [message])) == Appended(12, 7)
     head = f'P1 APPEND "INBOX" (\\Seen $Label1 \\Custom) " 1-Feb-2003 01:02:03 +0000" {{{size}{sign}}}'
     assert here.client.sock.sent == head.encode() + b"\r\n" + b"x" * (size - 2) + b"\r\n\r\n"
     here.close()
@@ -677,45 +688,53 @@ def test_the_literal_waits_unless_it_need_not(offered, size, sign, waits):
 )
 def test_the_uid_of_an_upload(answer, uid):
     here = session(answer, offered="LITERAL+")
-    assert here.append("INBOX", 0, (), "", len(BODY), [BODY]).uid == uid
+    assert only(here.append("INBOX", [outgoing(BODY)])).uid == uid
     assert lines(here)[0] == 'P1 APPEND "INBOX" {11+}'
     here.close()
 
 
-@pytest.mark.parametrize(
-    ("answer", "error", "permanent"),
-    [
-        (b"P1 NO [OVERQUOTA] full\r\n", MessageError, False),
-        (b"P1 NO [TOOBIG] too big\r\n", MessageError, True),
-        (b"P1 NO message contains NUL\r\n", MessageError, True),
-        (b"P1 BAD APPEND unrecognized flag\r\n", MessageError, True),
-        (b"P1 NO [TRYCREATE] none\r\n", MailboxMissing, None),
-        (b"P1 NO [NONEXISTENT] none\r\n", MailboxMissing, None),
-        (b"P1 NO [UNAVAILABLE] later\r\n", ServerBusy, None),
-        (b"P1 NO [THROTTLED] later\r\n", ServerBusy, None),
-        (b"P1 NO [OVERQUOTA] Account exceeded command or bandwidth limits.\r\n", ServerBusy, None),
-        (b"P1 NO [ALERT] Account exceeded command or bandwidth limits. (Failure)\r\n", ServerBusy, None),
-        (b"P1 NO [SERVERBUG] oops\r\n", ServerBusy, None),
-        (b"P1 NO please try again later\r\n", ServerBusy, None),
-        (b"* BYE too large\r\n", ConnectionLost, None),
-        (b"", ConnectionLost, None),
-    ],
-)
+REFUSALS = [
+    (b"P1 NO [OVERQUOTA] full\r\n", MessageError, False),
+    (b"P1 NO [TOOBIG] too big\r\n", MessageError, True),
+    (b"P1 NO message contains NUL\r\n", MessageError, True),
+    (b"P1 BAD APPEND unrecognized flag\r\n", MessageError, True),
+    (b"P1 NO [TRYCREATE] none\r\n", MailboxMissing, None),
+    (b"P1 NO [NONEXISTENT] none\r\n", MailboxMissing, None),
+    (b"P1 NO [UNAVAILABLE] later\r\n", ServerBusy, None),
+    (b"P1 NO [THROTTLED] later\r\n", ServerBusy, None),
+    (b"P1 NO [OVERQUOTA] Account exceeded command or bandwidth limits.\r\n", ServerBusy, None),
+    (b"P1 NO [ALERT] Account exceeded command or bandwidth limits. (Failure)\r\n", ServerBusy, None),
+    (b"P1 NO [SERVERBUG] oops\r\n", ServerBusy, None),
+    (b"P1 NO please try again later\r\n", ServerBusy, None),
+]
+
+
+@pytest.mark.parametrize(("answer", "error", "permanent"), REFUSALS)
 @pytest.mark.parametrize("offered", ["", "LITERAL+"])
 def test_a_refused_upload(answer, error, permanent, offered):
     here = session(answer, offered=offered)
-    with pytest.raises(error) as caught:
-        here.append("INBOX", 0, (), "", len(BODY), [BODY])
-    assert getattr(caught.value, "permanent", None) == permanent
+    refusal = only(here.append("INBOX", [outgoing(BODY)]))
+    assert isinstance(refusal, error)
+    assert getattr(refusal, "permanent", None) == permanent
     assert (BODY in here.client.sock.sent) == (offered != "")
     here.close()
 
 
+@pytest.mark.parametrize("answer", [b"* BYE too large\r\n", b""])
+@pytest.mark.parametrize("offered", ["", "LITERAL+"])
+def test_an_upload_without_an_answer(answer, offered):
+    here = session(answer, offered=offered)
+    with pytest.raises(ConnectionLost):
+        list(here.append("INBOX", [outgoing(BODY)]))
+    here.close()
+
+
 @pytest.mark.parametrize("chunks", [[BODY[:-1]], [BODY, b"x"], [], [BODY + b"x"]])
-def test_a_message_that_changed_size_is_never_completed(chunks):
-    here = session(b"+ go\r\n", b"P1 OK [APPENDUID 7 3] should not come to this\r\n")
+@pytest.mark.parametrize("offered", ["", "LITERAL+"])
+def test_a_message_that_changed_size_is_never_completed(chunks, offered):
+    here = session(b"+ go\r\n", b"P1 OK [APPENDUID 7 3] should not come to this\r\n", offered=offered)
     with pytest.raises(ConnectionLost, match="not of 11 octets"):
-        here.append("INBOX", 0, (), "", len(BODY), chunks)
+        list(here.append("INBOX", [outgoing(*chunks)]))
     assert not here.client.sock.sent.endswith(BODY + b"\r\n")
     with pytest.raises(ConnectionLost):
         here.uids()
@@ -728,22 +747,94 @@ def test_a_file_that_cannot_be_read_cuts_the_upload():
 
     here = session(b"+ go\r\n", b"P1 OK\r\n")
     with pytest.raises(KeyError):
-        here.append("INBOX", 0, (), "", len(BODY), failing())
+        list(here.append("INBOX", [Outgoing(0, (), "", len(BODY), failing())]))
     assert here.client.sock.sent.endswith(BODY[:5])
     with pytest.raises(ConnectionLost):
         here.uids()
 
 
-def test_what_exceeds_the_servers_limit_is_not_sent():
-    here = session(offered="APPENDLIMIT=10")
-    with pytest.raises(MessageError, match="at most 10") as caught:
-        here.append("INBOX", 0, (), "", len(BODY), [BODY])
-    assert caught.value.permanent
+@pytest.mark.parametrize("offered", ["APPENDLIMIT=10", "APPENDLIMIT=10 LITERAL+ MULTIAPPEND"])
+def test_what_exceeds_the_servers_limit_is_not_sent(offered):
+    here = session(offered=offered)
+    refusal = only(here.append("INBOX", [outgoing(BODY)]))
+    assert isinstance(refusal, MessageError)
+    assert "at most 10" in str(refusal)
+    assert refusal.permanent
+    assert not here.unasked(len(BODY))
     assert lines(here) == []
     here.close()
 
 
 def test_a_limit_that_depends_on_the_mailbox_is_none():
     here = session(b"P1 OK\r\n", offered="APPENDLIMIT LITERAL+")
-    assert here.append("INBOX", 0, (), "", len(BODY), [BODY]).uid is None
+    assert only(here.append("INBOX", [outgoing(BODY)])).uid is None
+    here.close()
+
+
+def test_uploads_are_sent_ahead_of_their_answers():
+    """Each has its own answer; one that has to wait for leave waits for those before it, too."""
+    here = session(
+        b"P1 OK [APPENDUID 7 4] ok\r\nP2 NO [TOOBIG] no\r\nP3 OK [APPENDUID 7 5] ok\r\n",
+        b"+ go\r\n",
+        b"P4 NO [INUSE] later\r\n",
+        offered="LITERAL-",
+    )
+    answers = here.append("INBOX", [*[outgoing(BODY)] * 3, outgoing(b"x" * 5000, size=5000)])
+    assert next(answers) == Appended(4, 7)
+    assert here.client.sock.sent.count(b"APPEND") == 3
+    assert [type(answer) for answer in answers] == [MessageError, Appended, ServerBusy]
+    here.close()
+
+
+def test_a_bounded_number_of_uploads_is_under_way():
+    here = session(b"".join(b"P%d OK [APPENDUID 7 %d] ok\r\n" % (n, n) for n in range(1, 101)), offered="LITERAL+")
+    answers = here.append("INBOX", [outgoing(BODY)] * 100)
+    assert next(answers) == Appended(1, 7)
+    assert here.client.sock.sent.count(b"APPEND") == 64
+    assert [answer.uid for answer in answers] == list(range(2, 101))
+    here.close()
+
+
+MULTI = "LITERAL+ MULTIAPPEND"
+
+
+def test_one_command_for_many_messages():
+    here = session(b"* 9 EXISTS\r\nP1 OK [APPENDUID 7 5,3:4] ok\r\n", offered=MULTI)
+    assert here.multiappend
+    messages = [outgoing(BODY, flags=fl.SEEN), outgoing(BODY, date="01-Feb-2003 01:02:03 +0000"), outgoing(BODY)]
+    assert list(here.append_all("INBOX", messages)) == [Appended(5, 7), Appended(3, 7), Appended(4, 7)]
+    assert here.client.sock.sent == (
+        b'P1 APPEND "INBOX" (\\Seen) {11+}\r\n%b "01-Feb-2003 01:02:03 +0000" {11+}\r\n%b {11+}\r\n%b\r\n'
+        % (BODY, BODY, BODY)
+    )
+    here.close()
+
+
+@pytest.mark.parametrize(
+    "arguments", [b"7 3", b"7 3:4", b"7 3:6", b"7 5:3", b"7 3,4,", b"7 3:4294967295", b"0 3:5", b"7 3,4,0", b"7", b""]
+)
+def test_uids_that_are_not_one_for_each_message_are_none(arguments):
+    here = session(b"P1 OK [APPENDUID %b] ok\r\n" % arguments, offered=MULTI)
+    assert list(here.append_all("INBOX", [outgoing(BODY)] * 3)) == [Appended(None)] * 3
+    here.close()
+
+
+@pytest.mark.parametrize(("answer", "error", "permanent"), REFUSALS)
+def test_many_messages_refused_in_one_command(answer, error, permanent):
+    here = session(answer, offered=MULTI)
+    with pytest.raises(error) as caught:
+        here.append_all("INBOX", [outgoing(BODY)] * 2)
+    assert getattr(caught.value, "permanent", None) == permanent
+    assert here.multiappend != answer.startswith(b"P1 BAD"), "what it does not understand is not tried again"
+    here.close()
+
+
+@pytest.mark.parametrize("how", ["append", "append_all"])
+def test_the_trace_shows_no_message_that_is_sent(how):
+    told = []
+    client = Client("test:143", ScriptedSocket(b"* OK\r\n", b"P1 OK\r\n", b"P2 OK\r\n").as_socket, trace=told.append)
+    here = Session(client, Extensions(frozenset(MULTI.split())))
+    list(getattr(here, how)("INBOX", [outgoing(BODY)] * 2))
+    assert not any("a: b" in line for line in told)
+    assert any("APPEND" in line and "{11+}" in line for line in told)
     here.close()
