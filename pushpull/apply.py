@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 from pushpull import levels
 from pushpull.download import local_file, tell_failure
@@ -44,15 +45,15 @@ class Applier:
     def adopt_by_header(self, actions: Sequence[Adopt]) -> int:
         """Join those whose whole headers agree; the others are compared by body in the next pass."""
         wanted = {action.row.uid: action for action in actions if action.row.uid is not None}
-        done = 0
-        for start in range(0, len(wanted), LOCAL_BATCH):
+        headers = self._remote.headers(UidSet.of(wanted))
+        done = seen = 0
+        while batch := list(islice(headers, LOCAL_BATCH)):  # the server need not wait for what is done with them
             self._check_stop()
-            slice_ = sorted(wanted)[start : start + LOCAL_BATCH]
-            headers = list(self._remote.headers(UidSet.of(slice_)))
             with self._outcomes.transaction():
-                for uid, header in headers:
+                for uid, header in batch:
                     done += self._join(wanted[uid], header)
-            self._report.progress("matching", min(start + LOCAL_BATCH, len(wanted)), len(wanted))
+            seen += len(batch)
+            self._report.progress("matching", min(seen, len(wanted)), len(wanted))
         return done
 
     def _join(self, action: Adopt, header: bytes) -> int:

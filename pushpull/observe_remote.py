@@ -82,8 +82,9 @@ class RemoteObserver:
 
     def identify(self) -> None:
         """Look at size and Message-ID of UIDs that may be the same message as some file."""
-        for ranges in _batches(self._rows.unidentified(), BATCH):
-            self._rows.note_identities(list(self._remote.identities(ranges)))  # no transaction spans the network
+        if wanted := self._rows.unidentified():
+            for batch in _chunks(self._remote.identities(wanted), BATCH):
+                self._rows.note_identities(batch)  # no transaction spans the network
 
     def look_at(self, uids: Iterable[Uid]) -> None:
         """Take in the flags of a few UIDs, just uploaded. Some servers (Courier) do not show what was appended before
@@ -362,10 +363,6 @@ def _same_identity(saved: Identity, shown: Identity) -> bool:
 def _chunks(values: Iterator[T], size: int) -> Iterator[list[T]]:
     while chunk := list(islice(values, size)):
         yield chunk
-
-
-def _batches(uids: UidSet, size: int) -> Iterator[UidSet]:
-    return (UidSet.of(chunk) for chunk in _chunks(iter(uids), size))
 
 
 def _union(left: UidSet, right: UidSet) -> UidSet:
