@@ -91,6 +91,7 @@ class LocalObserver:
         be new. Returns how many files were found under another name.
         """
         absent = sight.absent
+        drafts = self._rows.drafts()  # who took the letter off may have edited it before
         with self._store.transaction():
             self._rows.note_seen()
             if not believe:
@@ -98,7 +99,7 @@ class LocalObserver:
         lost = {row.id for row in absent if row.unsynced_boot not in ("", self._boot)} | self._cut_short()
         kept = [row for row in absent if row.id not in lost]
         self.missed = self.unreadable = 0
-        edited = self._edited(everything=not believe)
+        edited = self._edited(sorted(drafts | self._rows.drafts()) if believe else None)
         fresh = list(self._rows.fresh()) if sight.complete else []
         if not believe:  # what they hold is old news too, and may be known under another name
             fresh += [file for file, _, _ in edited.values()]
@@ -169,12 +170,12 @@ class LocalObserver:
         except MessageError:
             return None
 
-    def _edited(self, *, everything: bool) -> dict[int, tuple[LocalFile, Fingerprint, FileStamp]]:
+    def _edited(self, drafts: Sequence[int] | None) -> dict[int, tuple[LocalFile, Fingerprint, FileStamp]]:
         """Drafts edited in place: the same name holds another message now. In a folder that is an older copy any file
-        may be what a draft was, so `everything` is looked at.
+        may be what a draft was, so all are looked at (None).
         """
         edited = {}
-        for row_id, file, known, digest in self._rows.known_contents(drafts_only=not everything):
+        for row_id, file, known, digest in self._rows.known_contents(drafts):
             if self._stamp(file) in (known, None):
                 continue
             read = self._read(file)

@@ -205,15 +205,28 @@ class LocalRows:
             ).fetchall()
         return [Absent(number, Uniquename(name), *rest) for number, name, *rest in rows]
 
-    def known_contents(self, *, drafts_only: bool) -> list[tuple[int, LocalFile, FileStamp, bytes]]:
-        """Known files (or drafts, which some mail readers edit in place): row, file, stamp when last read, digest."""
-        drafts = "AND local_flags & 1" if drafts_only else ""
+    def drafts(self) -> set[int]:
+        """Rows of drafts, which some mail readers edit in place."""
         with translate(self._store.path):
             rows = self._store.db.execute(
-                "SELECT id, uniquename, directory, info, local_flags, stamp_size, stamp_mtime, stamp_inode, digest"
-                f" FROM pairing WHERE pair = ? {drafts} AND NOT gone AND +uniquename IS NOT NULL",
+                "SELECT id FROM pairing WHERE pair = ? AND local_flags & 1 AND NOT gone AND +uniquename IS NOT NULL",
                 (self._pair,),
-            ).fetchall()
+            )
+            return {number for (number,) in rows}
+
+    def known_contents(self, ids: Iterable[int] | None) -> list[tuple[int, LocalFile, FileStamp, bytes]]:
+        """Known files (None: all of them): row, file, stamp when last read, digest."""
+        which, values = ("pair = ?", (self._pair,)) if ids is None else ("id = ?", ids)
+        with translate(self._store.path):
+            rows = [
+                row
+                for value in values
+                for row in self._store.db.execute(
+                    "SELECT id, uniquename, directory, info, local_flags, stamp_size, stamp_mtime, stamp_inode, digest"
+                    f" FROM pairing WHERE {which} AND NOT gone AND +uniquename IS NOT NULL",
+                    (value,),
+                )
+            ]
         return [
             (number, LocalFile(Uniquename(name), directory, info, flags), FileStamp(*stamp), digest)
             for number, name, directory, info, flags, *stamp, digest in rows

@@ -299,6 +299,20 @@ def test_an_older_copy_is_not_taken_for_what_it_was(place: Place) -> None:
     assert place.look() == ALL
 
 
+@pytest.mark.parametrize("target", ["cur/a:2,D", "cur/a:2,S", "cur/a:2,"])
+def test_a_draft_that_was_edited_in_place(place: Place, target: str) -> None:
+    """Also when it lost its letter since: its old message is gone, what it holds now is new."""
+    (place.root / "cur/a:2,").rename(place.root / "cur/a:2,D")
+    place.look()
+    (place.root / "cur/a:2,D").write_text("Message-ID: <edited@x>\n\n")
+    (place.root / "cur/a:2,D").rename(place.root / target)
+    place.look()
+    [row] = [row for row in rows(place.store) if row["uniquename"] == b"a"]
+    assert (row["message_id"], row["gone"], f"cur/a{row['info'].decode()}") == ("edited@x", 0, target)
+    [old] = [row for row in rows(place.store) if row["message_id"] == "a@x"]
+    assert (old["gone"], old["uniquename"]) == (1, None)
+
+
 def test_a_second_name_beside_a_directory_that_is_not_read(place: Place) -> None:
     place.put("new/a", "another\n")
     place.rest()

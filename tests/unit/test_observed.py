@@ -459,7 +459,9 @@ def test_drafts_that_are_known(store, local):
     put(store, id=2, local_flags=S, uniquename=b"no draft")
     put(store, id=3, local_flags=D | T, uniquename=b"gone", gone=1)
     put(store, id=4, local_flags=D | T, gone=1)
-    assert local.known_contents(drafts_only=True) == [(1, file(b"u", D | S), FileStamp(1, 2, 3), b"d")]
+    assert local.drafts() == {1}
+    assert local.known_contents([1, 3, 4]) == [(1, file(b"u", D | S), FileStamp(1, 2, 3), b"d")]
+    assert [number for number, *_ in local.known_contents(None)] == [1, 2]
 
 
 def test_files_that_an_earlier_boot_did_not_sync(store, local):
