@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _NUMBER = {name.lower(): number for number, name in enumerate(MONTHS, 1)}
@@ -26,16 +27,20 @@ def to_epoch(internaldate: str) -> int | None:
     month = _NUMBER.get(match[2].lower()) if match else None
     if match is None or month is None:
         return None
-    hour, minute, second, zone_hours, zone_minutes = (int(match[group]) for group in (4, 5, 6, 8, 9))
+    day, year, hour, minute, second, zone_hours, zone_minutes = map(int, match.group(1, 3, 4, 5, 6, 8, 9))
     if hour > 23 or minute > 59 or second > 60 or zone_minutes > 59:
         return None
     try:
-        midnight = datetime(int(match[3]), month, int(match[1]), tzinfo=UTC)
+        days = _days(year, month, day)
     except ValueError:
         return None
     offset = (zone_hours * 60 + zone_minutes) * (60 if match[7] == "+" else -60)
-    days = (midnight - _EPOCH) // timedelta(days=1)
     return days * 86400 + hour * 3600 + minute * 60 + second - offset
+
+
+@lru_cache(maxsize=1024)
+def _days(year: int, month: int, day: int) -> int:
+    return (datetime(year, month, day, tzinfo=UTC) - _EPOCH) // timedelta(days=1)
 
 
 def from_epoch(seconds: float, offset_minutes: int = 0) -> str:

@@ -10,14 +10,14 @@ kept in its row, and the others go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 
 from pushpull import levels
 from pushpull.dates import to_epoch
 from pushpull.errors import ConnectionLost, MessageError, ServerBusy
-from pushpull.flags import ALL, DELETED, DRAFT, Flags
+from pushpull.flags import ALL, DELETED, Flags
 from pushpull.message import Likeness, same_message
-from pushpull.model import FileStamp, LocalFile, Pairing, Tally, Uid, UidSet
+from pushpull.model import LocalFile, Pairing, Tally, Uid, UidSet
 from pushpull.outcomes import SET_ASIDE_AFTER, Outcomes
 from pushpull.plan import Download
 from pushpull.ports import Delivery, Local, Message, Remote, Report, StagedFile
@@ -129,7 +129,7 @@ class Downloader:
         try:
             for message in self._remote.messages(sorted(wanted)):
                 action = wanted[message.view.uid]
-                arrived.append(_Arrived(action, message, self._local.stage(message.body)))
+                arrived.append(_Arrived(action, message, self._local.stage(message.body, self._mtime(message))))
                 size += message.size
                 if len(arrived) >= BATCH_MESSAGES or size >= BATCH_BYTES:
                     self._publish(arrived, wanted)
@@ -147,8 +147,9 @@ class Downloader:
     def _publish(self, arrived: Sequence[_Arrived], wanted: dict[Uid, Download]) -> None:
         """Adopt what is here already, deliver the rest, commit."""
         fresh: list[_Arrived] = []
+        sought = self._outcomes.sought(each.staged.fingerprint.digest for each in arrived)
         for each in arrived:
-            partner = self._partner(each)
+            partner = self._partner(each, sought)
             if partner is None:
                 fresh.append(each)
             else:
@@ -165,37 +166,28 @@ class Downloader:
 
     def _deliver(self, fresh: Sequence[_Arrived]) -> None:
         self._before_delivery()
-        now = self._clock()
-        deliveries = []
-        for each in fresh:
-            date = to_epoch(each.message.internaldate)
-            deliveries.append(Delivery(each.staged, each.message.view.flags & ALL, now if date is None else date))
-        files = self._local.deliver(deliveries)
-        with self._outcomes.transaction():
-            for each, file in zip(fresh, files, strict=True):
-                stamp = self._stamp(file)
-                self._outcomes.delivered(
-                    each.action.row, file, each.staged.fingerprint, stamp, each.message.view, self._boot
-                )
+        files = self._local.deliver([Delivery(each.staged, each.message.view.flags & ALL) for each in fresh])
+        self._outcomes.delivered(
+            [
+                (each.action.row, file, each.staged.fingerprint, each.staged.stamp, each.message.view)
+                for each, file in zip(fresh, files, strict=True)
+            ],
+            self._boot,
+        )
         for each, file in zip(fresh, files, strict=True):
             self._tally.downloaded += 1
             self._tally.bytes_down += each.message.size
             self._report.line(levels.NOTICE, f"downloaded uid {each.message.view.uid} to {printable(file.path)}")
 
-    def _stamp(self, file: LocalFile) -> FileStamp:
-        """Only drafts (edited in place) and files that are not on disk yet are ever compared with a stamp."""
-        if not (file.flags & DRAFT or self._boot):
-            return FileStamp(0, 0, 0)
-        try:
-            return self._local.stamp(file) or FileStamp(0, 0, 0)
-        except MessageError:
-            return FileStamp(0, 0, 0)
+    def _mtime(self, message: Message) -> float:
+        date = to_epoch(message.internaldate)
+        return self._clock() if date is None else date
 
     # --- adoption by content -------------------------------------------------------------------------------------
 
-    def _partner(self, arrived: _Arrived) -> Pairing | None:
+    def _partner(self, arrived: _Arrived, sought: Container[bytes]) -> Pairing | None:
         digest = arrived.staged.fingerprint.digest
-        exact = self._outcomes.seekers_like(digest)
+        exact = self._outcomes.seekers_like(digest) if digest in sought else []
         if exact:
             return min(exact, key=lambda row: _preference(row, arrived.message.view.flags))
         for partner in arrived.action.partners:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import io
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,7 @@ _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.E
 
 # ext2 to ext4, xfs, btrfs, f2fs, tmpfs, zfs, bcachefs (statfs(2), linux/magic.h)
 _LOCAL_DISKS = frozenset({0xEF53, 0x58465342, 0x9123683E, 0xF2F52010, 0x01021994, 0x2FC12FC1, 0xCA451A4E})
+_NO_SUCH_TIME = frozenset({errno.EINVAL, errno.EOVERFLOW, errno.ERANGE, errno.EPERM, errno.ENOSYS})
 
 _ONE_FILE = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.EIO, errno.ENXIO, errno.ENAMETOOLONG})
 
@@ -66,13 +68,20 @@ def disk_error(error: OSError, path: bytes) -> LocalDiskError:
     return LocalDiskError(f"{shown(path)}: {text}", remedy=_REMEDIES.get(error.errno or 0, ""))
 
 
-@contextmanager
-def disk(path: bytes) -> Iterator[None]:
-    """Turns each OSError within into a LocalDiskError about `path`."""
-    try:
-        yield
-    except OSError as error:
-        raise disk_error(error, path) from error
+class disk:  # noqa: N801 - not a generator with contextmanager(), which costs ten times as much for each message
+    """Context manager: turns each OSError within into a LocalDiskError about `path`."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: bytes) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, OSError):
+            raise disk_error(error, self._path) from error
 
 
 @contextmanager
@@ -219,9 +228,22 @@ def flush_directory(fd: int) -> None:
 
 def write_all(fd: int, data: bytes) -> None:
     """Write every byte, however many calls it takes."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
+
+
+def set_mtime(fd: int, mtime: float) -> None:
+    """Date an open file; a date that the file system cannot hold leaves the time of the last write."""
+    try:
+        seconds = math.floor(mtime)
+        nanoseconds = seconds * 1_000_000_000 + int((mtime - seconds) * 1_000_000_000)
+        os.utime(fd, ns=(nanoseconds, nanoseconds))
+    except (OverflowError, ValueError):
+        return
+    except OSError as error:
+        if error.errno not in _NO_SUCH_TIME:
+            raise
 
 
 def shows_each_change(fd: int) -> bool:

@@ -39,6 +39,7 @@ def flags_of(info: bytes) -> Flags:
     return flags
 
 
+@lru_cache(maxsize=4096)
 def with_flags(info: bytes, add: Flags, remove: Flags) -> bytes:
     """The info after `remove` was taken off and `add` put on; the very same info when its flags do not change.
 
@@ -62,8 +63,13 @@ def make(seconds: int, microseconds: int, pid: int, counter: int, host: str) -> 
 
     '/' and ':' of the host become \\057 and \\072 as Maildir asks for; so does all that is not printable ASCII.
     """
+    return Uniquename(f"{seconds}.M{microseconds}P{pid}Q{counter}.{_safe(host)}".encode("ascii"))
+
+
+@lru_cache(maxsize=4)
+def _safe(host: str) -> str:
     safe = "".join(c if c.isascii() and c.isprintable() and c not in "/: " else _octal(c) for c in host)
-    return Uniquename(f"{seconds}.M{microseconds}P{pid}Q{counter}.{safe or 'localhost'}".encode("ascii"))
+    return safe or "localhost"
 
 
 def _octal(character: str) -> str:

@@ -127,29 +127,36 @@ class Folder:
 
     @contextmanager
     def opened(self, directory: str) -> Iterator[int]:
-        """A descriptor of a directory. FileNotFoundError when a bucket or tmp/ is missing; LocalDiskError when it is
-        the folder, new/ or cur/, or anything but a directory."""
-        try:
-            fd = self._open(directory)
-        except FileNotFoundError:
-            if directory in ("new", "cur") or not self.has(""):
-                raise _missing(self.absolute(directory)) from None
-            raise
+        """`open`, closed in the end."""
+        fd = self.open(directory)
         try:
             yield fd
         finally:
             os.close(fd)
 
+    def open(self, directory: str) -> int:
+        """A descriptor of a directory. FileNotFoundError when a bucket or tmp/ is missing; LocalDiskError when it is
+        the folder, new/ or cur/, or anything but a directory."""
+        try:
+            return self._open(directory)
+        except FileNotFoundError:
+            if directory in ("new", "cur") or not self.has(""):
+                raise _missing(self.absolute(directory)) from None
+            raise
+
     def _open(self, directory: str) -> int:
-        path = self.root
-        fd = _open_directory(path)
-        for part in os.fsencode(directory).split(b"/") if directory else ():
+        if not directory:
+            return _open_directory(self.root)
+        first, *below = os.fsencode(directory).split(b"/")
+        path = self.root + b"/" + first
+        fd = _open_directory(path, inside=True)
+        for part in below:
             path += b"/" + part
-            parent = fd
+            above = fd
             try:
-                fd = _open_directory(path, name=part, parent=parent)
+                fd = _open_directory(path, inside=True, name=part, above=above)
             finally:
-                os.close(parent)
+                os.close(above)
         return fd
 
     # --- looking at everything -------------------------------------------------------------------------------
@@ -326,16 +333,15 @@ def _in_new(file: LocalFile) -> bool:
     return file.directory.endswith("new")
 
 
-def _open_directory(path: bytes, *, name: bytes | None = None, parent: int | None = None) -> int:
-    """Open the folder (`path` alone), or a directory in it that must be no link."""
+def _open_directory(path: bytes, *, inside: bool = False, name: bytes = b"", above: int | None = None) -> int:
+    """Open the folder, or a directory `inside` of it, which must be no link: `name` in the open one `above`, or the
+    last part of `path`."""
     try:
-        if name is None:
-            return os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+        return os.open(name or path, os.O_RDONLY | os.O_DIRECTORY | (inside and os.O_NOFOLLOW), dir_fd=above)
     except FileNotFoundError:
         raise
     except NotADirectoryError:
-        what = "a symbolic link, which is not followed" if name and os.path.islink(path) else "no directory"
+        what = "a symbolic link, which is not followed" if inside and os.path.islink(path) else "no directory"
         raise LocalDiskError(f"{shown(path)}: {what}", remedy="put a directory there, or move it away") from None
     except OSError as error:
         raise disk_error(error, path) from error

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from pushpull import wire
+from pushpull import wire, wire_fetch
 from pushpull.errors import ConnectionLost
 from pushpull.values import field, struct
 
@@ -16,6 +16,8 @@ LONG_LINE_LIMIT = 20 * 1024 * 1024
 _LONG = (b"* SEARCH", b"* ESEARCH", b"* VANISHED")  # one line for a whole mailbox
 _LONGEST = max(map(len, _LONG))
 _RECEIVE = 65536
+_CR = 13
+_END = b")\r\n"
 SLOWEST = 1000
 """Octets a second: who is slower than that, over more than the time that an answer has, only pretends to answer."""
 
@@ -38,6 +40,8 @@ class Response:
     number: int | None = None
     start: int = 0  # where in the first part the contents begin
     pending: int | None = None
+    usual: tuple[bytes, ...] = ()
+    """What `wire_fetch.MESSAGE` found in it; () when it was not read that way."""
 
     @property
     def rest(self) -> bytes:
@@ -107,20 +111,53 @@ class Reader:
         """The next line without its line end; ConnectionLost when it has no end in sight."""
         searched = 0
         self.begin()
-        while (end := self._buffer.find(b"\n", searched)) < 0:
-            searched = len(self._buffer)
-            long = bytes(self._buffer[:_LONGEST]).upper().startswith(_LONG)
+        buffer = self._buffer
+        while (end := buffer.find(b"\n", searched)) < 0:
+            searched = len(buffer)
+            long = bytes(buffer[:_LONGEST]).upper().startswith(_LONG)
             if searched > (LONG_LINE_LIMIT if long else LINE_LIMIT):
                 raise ConnectionLost(f"{self._peer}: a line of more than {searched} octets")
             self._receive()
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        return line[:-1] if line.endswith(b"\r") else line
+        line = bytes(buffer[: end - 1 if end and buffer[end - 1] == _CR else end])
+        del buffer[: end + 1]
+        return line
+
+    def whole(self, size: int) -> bytes:
+        """The next `size` octets, as one literal that is held in memory."""
+        self.begin()
+        while len(self._buffer) < size:
+            self._receive()
+        return self._take(size)
+
+    def message(self, limit: int) -> tuple[tuple[bytes, ...], bytes] | None:
+        """An answer that is one `wire_fetch.MESSAGE` with up to `limit` octets and nothing else: what that found, and
+        the body. None when what comes is not known to be one; then nothing of it was taken."""
+        if not self._buffer:
+            self.begin()
+            self._receive()
+        match = wire_fetch.MESSAGE.match(self._buffer)
+        if match is None:
+            return None
+        found, start = match.groups(), match.end()
+        end = start + int(found[-1])
+        if end - start > limit:
+            return None
+        self.begin()
+        while len(self._buffer) < end + len(_END):
+            self._receive()
+        if not self._buffer.startswith(_END, end):
+            return None
+        body = bytes(self._buffer[start:end])
+        del self._buffer[: end + len(_END)]
+        return found, body
 
     def some(self, limit: int) -> bytes:
         """At least one and at most `limit` octets, as they arrive."""
         if not self._buffer:
             self._receive()
-        data = bytes(self._buffer[:limit])
-        del self._buffer[:limit]
+        return self._take(limit)
+
+    def _take(self, most: int) -> bytes:
+        data = bytes(self._buffer[:most])
+        del self._buffer[:most]
         return data

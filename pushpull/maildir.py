@@ -23,7 +23,8 @@ import math
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from typing import BinaryIO, TypeVar, cast
 
 from pushpull.durable import (
@@ -42,7 +43,7 @@ from pushpull.filenames import bucket, flags_of, make, with_flags
 from pushpull.flags import NONE, Flags
 from pushpull.folder import Folder
 from pushpull.marker import MAX_SIZE, NAME, format_marker, parse_marker
-from pushpull.message import Fingerprinter, to_lf
+from pushpull.message import Fingerprinter, stored
 from pushpull.model import FileStamp, Fingerprint, LocalFile, Marker, Scan, Uniquename
 from pushpull.ports import Delivery, Known
 from pushpull.staging import NEW_NAMES, Staged, Staging
@@ -53,7 +54,6 @@ _CHUNK = 1 << 18
 _CHASES = 5
 # EACCES and EIO of a rename come from the directory, not from the file.
 _ONE_RENAME = frozenset({errno.EPERM, errno.ENAMETOOLONG})
-_NO_SUCH_TIME = frozenset({errno.EINVAL, errno.EOVERFLOW, errno.ERANGE, errno.EPERM, errno.ENOSYS})
 _NO_COLON = frozenset({errno.EINVAL, errno.ENOENT, errno.EACCES, errno.EPROTO, errno.EOPNOTSUPP})
 
 
@@ -156,7 +156,7 @@ class Maildir:
         """By a rename; durably with fsync = yes."""
         data = format_marker(marker)
         with self._staging.opened() as tmp, self._folder.opened("") as root:
-            name = self._staging.write([data])
+            name, _ = self._staging.write([data])
             try:
                 with disk(self._folder.absolute("", NAME)):
                     if self._fsync:
@@ -232,17 +232,12 @@ class Maildir:
 
     # --- delivering ------------------------------------------------------------------------------------------
 
-    def stage(self, chunks: Iterable[bytes]) -> Staged:
-        """Write wire bytes (CRLF) to tmp/ as LF; not durable yet. What `chunks` raises comes out and leaves no file."""
+    def stage(self, chunks: Iterable[bytes], mtime: float) -> Staged:
+        """Write wire bytes (CRLF) to tmp/ as LF, dated as the message; not durable yet. What `chunks` raises comes out
+        and leaves no file."""
         fingerprinter = Fingerprinter()
-
-        def fed() -> Iterator[bytes]:
-            for chunk in chunks:
-                fingerprinter.feed(chunk)
-                yield chunk
-
-        name = self._staging.write(to_lf(fed()))
-        return Staged(name, fingerprinter.finish(), self._staging)
+        name, stamp = self._staging.write(stored(chunks, fingerprinter), mtime)
+        return Staged(name, fingerprinter.finish(), stamp, self._staging)
 
     def retire(self, file: LocalFile) -> None:
         """Move a damaged file of our own delivery to tmp/ (`fsync = no`, after a crash)."""
@@ -254,16 +249,15 @@ class Maildir:
         After an error those already renamed are mail, to be adopted by their content; the others are discarded.
         """
         mine = [_own(delivery) for delivery in deliveries]
-        placed: list[LocalFile] = []
         try:
-            with self._staging.opened() as tmp:
-                with disk(self._folder.absolute("tmp")):
-                    for staged, delivery in zip(mine, deliveries, strict=True):
-                        _set_mtime(staged.name, delivery.mtime, tmp)
-                    if self._fsync:
+            with self._staging.opened() as tmp, _Targets(self._folder) as targets:
+                if self._fsync:
+                    with disk(self._folder.absolute("tmp")):
                         flush_files([staged.name for staged in mine], tmp)
-                for staged, delivery in zip(mine, deliveries, strict=True):
-                    placed.append(self._place(staged, delivery.flags, tmp))
+                placed = [
+                    self._place(staged, delivery.flags, tmp, targets)
+                    for staged, delivery in zip(mine, deliveries, strict=True)
+                ]
             self._flush({file.directory for file in placed})
         except BaseException:
             for staged in mine:
@@ -271,24 +265,25 @@ class Maildir:
             raise
         return placed
 
-    def _place(self, staged: Staged, flags: Flags, tmp: int) -> LocalFile:
+    def _place(self, staged: Staged, flags: Flags, tmp: int, targets: _Targets) -> LocalFile:
         """new/ has no room for letters, so only mail that has none goes there."""
         info = with_flags(b"", flags, NONE)
         directory = "cur" if info else "new"
         if self._buckets:
             directory = f"{bucket(staged.fingerprint.message_id)}/{directory}"
             self._make_bucket(directory)
+        target = targets.descriptor(directory)
         uniquename = staged.uniquename
         for _ in range(NEW_NAMES):
-            file = LocalFile(uniquename, directory, info, flags_of(info))
-            with disk(self._folder.absolute("", file.path)), self._folder.opened(directory) as target:
-                try:
-                    rename_noreplace(staged.name, _name(file), source_fd=tmp, target_fd=target)
-                except FileExistsError:
-                    uniquename = self._new_uniquename()
-                    continue
+            try:
+                rename_noreplace(staged.name, uniquename + info, source_fd=tmp, target_fd=target)
+            except FileExistsError:
+                uniquename = self._new_uniquename()
+                continue
+            except OSError as error:
+                raise disk_error(error, self._folder.absolute(directory, uniquename + info)) from error
             staged.delivered = True
-            return file
+            return LocalFile(uniquename, directory, info, flags_of(info))
         raise LocalDiskError(f"{shown(self._folder.absolute(directory))}: every new name is taken")
 
     def _make_bucket(self, directory: str) -> None:
@@ -353,6 +348,32 @@ class Maildir:
             self._folder.flush(directories)
 
 
+class _Targets:
+    """Context manager: the directories that a batch is delivered into, each opened once for many messages."""
+
+    _MOST = 16  # of up to 512 with buckets
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        self._open: dict[str, int] = {}
+
+    def __enter__(self) -> _Targets:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self._stack.close()
+
+    def descriptor(self, directory: str) -> int:
+        if directory not in self._open:
+            if len(self._open) == self._MOST:
+                self._stack.close()
+                self._open.clear()
+            with disk(self._folder.absolute(directory)):
+                self._open[directory] = self._stack.enter_context(self._folder.opened(directory))
+        return self._open[directory]
+
+
 def _own(delivery: Delivery) -> Staged:
     if not isinstance(delivery.staged, Staged):
         raise TypeError("a folder delivers what it staged")
@@ -367,16 +388,3 @@ def _file_stamp(status: os.stat_result, path: bytes) -> FileStamp:
     if not stat.S_ISREG(status.st_mode):
         raise MessageError(f"{shown(path)}: no regular file any more")
     return FileStamp(status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-def _set_mtime(name: bytes, mtime: float, directory: int) -> None:
-    """Date the file as the message; a date that the file system cannot hold leaves the time of the download."""
-    try:
-        seconds = math.floor(mtime)
-        nanoseconds = seconds * 1_000_000_000 + int((mtime - seconds) * 1_000_000_000)
-        os.utime(name, ns=(nanoseconds, nanoseconds), dir_fd=directory, follow_symlinks=False)
-    except (OverflowError, ValueError):
-        return
-    except OSError as error:
-        if error.errno not in _NO_SUCH_TIME:
-            raise

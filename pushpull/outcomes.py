@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from typing import TypeAlias
 
 from pushpull.flags import DELETED, Flags, first_base, migrated_base
 from pushpull.model import (
@@ -45,8 +46,17 @@ _COLUMNS = (
     " AND twin.uniquename IS NOT NULL AND NOT twin.gone) ELSE 0 END"
 )
 
+# Of a row with content (`plan.seeks_uid`).
+_SEEKS = (
+    "(uid IS NULL OR expunged)"
+    " AND ((uniquename IS NOT NULL AND NOT gone) OR old_uidvalidity <> 0 OR append_outcome <> '')"
+)
+
 SET_ASIDE_AFTER = 3
 ARRIVALS_AT_ONCE = 2000
+
+
+Delivered: TypeAlias = tuple[Pairing, LocalFile, Fingerprint, FileStamp, RemoteView]
 
 
 class Outcomes:
@@ -168,28 +178,29 @@ class Outcomes:
 
     # --- downloads -----------------------------------------------------------------------------------------------
 
-    def delivered(
-        self, row: Pairing, file: LocalFile, fingerprint: Fingerprint, stamp: FileStamp, view: RemoteView, boot: str
-    ) -> None:
-        """The body is a file now. `boot` is "" when it was synced to disk."""
+    def delivered(self, messages: Iterable[Delivered], boot: str) -> None:
+        """These bodies are files now. `boot` is "" when they were synced to disk."""
         with self._store.transaction() as db:
-            db.execute(
+            db.executemany(
                 "UPDATE pairing SET uniquename = ?, directory = ?, info = ?, local_flags = ?, gone = 0,"
                 " remote_flags = ?, keywords = ?, base_flags = ? & ?, message_id = ?, size = ?, header_digest = ?,"
                 " digest = ?, received = ?, stamp_size = ?, stamp_mtime = ?, stamp_inode = ?, unsynced_boot = ?,"
                 " problem = '', problem_count = 0, next_try = 0 WHERE id = ?",
                 (
-                    file.uniquename,
-                    file.directory,
-                    file.info,
-                    file.flags,
-                    view.flags,
-                    " ".join(view.keywords),
-                    file.flags,
-                    view.flags,
-                    *content(fingerprint, stamp),
-                    boot,
-                    row.id,
+                    (
+                        file.uniquename,
+                        file.directory,
+                        file.info,
+                        file.flags,
+                        view.flags,
+                        " ".join(view.keywords),
+                        file.flags,
+                        view.flags,
+                        *content(fingerprint, stamp),
+                        boot,
+                        row.id,
+                    )
+                    for row, file, fingerprint, stamp, view in messages
                 ),
             )
 
@@ -216,13 +227,21 @@ class Outcomes:
             )
         return first and bool(base & DELETED)
 
+    def sought(self, digests: Iterable[bytes]) -> frozenset[bytes]:
+        """Those of the digests that `seekers_like` finds a row for."""
+        wanted = list(digests)
+        with translate(self._store.path):
+            among = ", ".join("?" * len(wanted))
+            rows = self._store.db.execute(
+                f"SELECT digest FROM pairing WHERE pair = ? AND digest IN ({among}) AND {_SEEKS}", (self._pair, *wanted)
+            )
+            return frozenset(digest for (digest,) in rows)
+
     def seekers_like(self, digest: bytes) -> list[Pairing]:
         """Rows without a live UID that hold exactly this content (`plan.seeks_uid`)."""
         with translate(self._store.path):
             rows = self._store.db.execute(
-                f"SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND digest = :digest AND (uid IS NULL OR expunged)"
-                " AND ((uniquename IS NOT NULL AND NOT gone) OR old_uidvalidity <> 0 OR append_outcome <> '')"
-                " ORDER BY id",
+                f"SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND digest = :digest AND {_SEEKS} ORDER BY id",
                 {"pair": self._pair, "digest": digest, "now": 0.0},
             )
             return [_pairing(row) for row in rows]

@@ -182,6 +182,10 @@ class StagedFile(Protocol):
 
     @property
     def fingerprint(self) -> Fingerprint: ...
+    @property
+    def stamp(self) -> FileStamp:
+        """Of the file as it was written."""
+
     def chunks(self) -> Iterator[bytes]:
         """Its bytes as written (LF)."""
 
@@ -191,11 +195,10 @@ class StagedFile(Protocol):
 
 @value
 class Delivery:
-    """A staged file and how it is to be delivered. `mtime` is seconds since the epoch (INTERNALDATE)."""
+    """A staged file and how it is to be delivered."""
 
     staged: StagedFile
     flags: Flags
-    mtime: float
 
 
 class Known(Protocol):
@@ -233,8 +236,8 @@ class Local(Protocol):
         """None when the file is gone (also under another info part)."""
 
     def stamp(self, file: LocalFile) -> FileStamp | None: ...
-    def stage(self, chunks: Iterable[bytes]) -> StagedFile:
-        """Write wire bytes (CRLF) to tmp/ as LF. Not durable yet."""
+    def stage(self, chunks: Iterable[bytes], mtime: float) -> StagedFile:
+        """Write wire bytes (CRLF) to tmp/ as LF. Not durable yet. `mtime` is seconds since the epoch (INTERNALDATE)."""
 
     def deliver(self, deliveries: Sequence[Delivery]) -> list[LocalFile]:
         """Make the staged files durable, rename them into place, make the directories durable; in order."""

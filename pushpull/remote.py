@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 
 from pushpull import flags as flag_names
-from pushpull import refusal, wire
+from pushpull import refusal, wire, wire_fetch
 from pushpull.errors import ConnectionLost, DeltaLost, MailboxMissing, ServerUnsupported
 from pushpull.flags import ALL, Flags
 from pushpull.framing import Command, Response
@@ -252,8 +252,7 @@ class Session:
     def messages(self, uids: Sequence[Uid]) -> Iterator[Message]:
         wanted = set(uids)
         views: dict[Uid, RemoteView] = {}
-        items = b"(UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[])"
-        for command in self._each(_uid_fetch(UidSet.of(wanted), items)):
+        for command in self._each(_uid_fetch(UidSet.of(wanted), wire_fetch.MESSAGE_ITEMS)):
             for message in messages(self.client, command, wanted, views):
                 wanted.discard(message.view.uid)  # what comes a second time is not asked for any more
                 self.client.useful()

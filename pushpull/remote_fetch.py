@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import IO
 
-from pushpull import refusal, wire
+from pushpull import refusal, wire, wire_fetch
 from pushpull.errors import ConnectionLost, DeltaLost, LocalDiskError, ResyncNeeded
 from pushpull.framing import Command, Response
 from pushpull.message import message_id
@@ -24,22 +24,24 @@ _SLACK = 1 << 20  # octets by which servers that count wrong may be wrong, and a
 IDENTITY_ITEMS = b"INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (MESSAGE-ID)]"
 
 
-def fetched(client: Client, response: Response) -> wire.Fetch:
+def fetched(client: Client, response: Response) -> wire_fetch.Fetch:
     """The attributes of a FETCH answer; without what follows a literal that is still on the wire."""
     try:
-        return wire.fetch(response.parts, response.rest, pending=response.pending is not None)
+        if response.usual:
+            return wire_fetch.message(response.usual, response.parts[1])
+        return wire_fetch.fetch(response.parts, response.rest, pending=response.pending is not None)
     except ConnectionLost as error:
         client.fail(f"{client.peer}: {error}", error)
 
 
-def fetches(client: Client, command: Command, whole: int = CHUNK) -> Iterator[wire.Fetch]:
+def fetches(client: Client, command: Command, whole: int = CHUNK) -> Iterator[wire_fetch.Fetch]:
     """Every FETCH answer among a command's; afterwards the command's status is there."""
     for response in client.responses(command, whole):
         if response.kind == "FETCH":
             yield fetched(client, response)
 
 
-def identity(found: wire.Fetch) -> Identity | None:
+def identity(found: wire_fetch.Fetch) -> Identity | None:
     """None when the answer does not show all of it (an update caused by another session)."""
     if found.uid is None or found.size is None or found.internaldate is None or "fields" not in found.shown:
         return None
@@ -176,7 +178,7 @@ def messages(
     """The messages of one FETCH with BODY.PEEK[]. A large body streams; where the server shows its attributes only
     after it (they are legal in any order), it waits in a temporary file until they are known. `views` keeps flags that
     come in answers of their own."""
-    for response in client.responses(command):
+    for response in client.responses(command, messages=True):
         if response.kind != "FETCH":
             continue
         found = fetched(client, response)
@@ -191,7 +193,7 @@ def messages(
         raise refusal.of_fetch(command, client.peer)
 
 
-def _message(found: wire.Fetch, views: dict[Uid, RemoteView], wanted: Collection[Uid]) -> Message | None:
+def _message(found: wire_fetch.Fetch, views: dict[Uid, RemoteView], wanted: Collection[Uid]) -> Message | None:
     """None for what was not asked for, or is shown without flags or without a body (NIL, or empty though it has a
     size: a server that cannot read its own file)."""
     if found.uid is None or found.uid not in wanted or found.body is None:
@@ -199,7 +201,7 @@ def _message(found: wire.Fetch, views: dict[Uid, RemoteView], wanted: Collection
     return _made(found, views, iter((found.body,)), len(found.body))
 
 
-def _made(found: wire.Fetch, views: dict[Uid, RemoteView], body: Iterator[bytes], octets: int) -> Message | None:
+def _made(found: wire_fetch.Fetch, views: dict[Uid, RemoteView], body: Iterator[bytes], octets: int) -> Message | None:
     view = found.view or (views.get(found.uid) if found.uid is not None else None)
     if view is None or found.internaldate is None or (not octets and found.size):
         return None
@@ -207,7 +209,7 @@ def _made(found: wire.Fetch, views: dict[Uid, RemoteView], body: Iterator[bytes]
 
 
 def _large(
-    client: Client, response: Response, found: wire.Fetch, views: dict[Uid, RemoteView], wanted: Collection[Uid]
+    client: Client, response: Response, found: wire_fetch.Fetch, views: dict[Uid, RemoteView], wanted: Collection[Uid]
 ) -> Iterator[Message]:
     octets = response.pending or 0
     if found.size is not None and octets > 2 * found.size + _SLACK:

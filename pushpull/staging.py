@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
-from pushpull.durable import disk, disk_error, rename_noreplace, shown, write_all
+from pushpull.durable import disk, disk_error, rename_noreplace, set_mtime, shown, write_all
 from pushpull.errors import LocalDiskError
 from pushpull.folder import Folder
-from pushpull.model import Fingerprint, LocalFile, Uniquename
+from pushpull.model import FileStamp, Fingerprint, LocalFile, Uniquename
 
 STAGED = b"pushpull-"
 RETIRED = b"damaged-"
@@ -25,11 +25,12 @@ _CHUNK = 1 << 18
 class Staged:
     """A message in tmp/ (`ports.StagedFile`)."""
 
-    __slots__ = ("_staging", "delivered", "fingerprint", "name")
+    __slots__ = ("_staging", "delivered", "fingerprint", "name", "stamp")
 
-    def __init__(self, name: bytes, fingerprint: Fingerprint, staging: Staging) -> None:
+    def __init__(self, name: bytes, fingerprint: Fingerprint, stamp: FileStamp, staging: Staging) -> None:
         self.name = name
         self.fingerprint = fingerprint
+        self.stamp = stamp
         self.delivered = False
         self._staging = staging
 
@@ -58,27 +59,43 @@ class Staging:
     @contextmanager
     def opened(self) -> Iterator[int]:
         """A descriptor of tmp/, made when it is missing: nobody misses an empty directory that a backup left out."""
-        if not self._folder.has("tmp"):
-            self._folder.make("tmp", durable=self._fsync)
-        with self._folder.opened("tmp") as tmp:
+        tmp = self._open()
+        try:
             yield tmp
+        finally:
+            os.close(tmp)
 
-    def write(self, pieces: Iterable[bytes]) -> bytes:
-        """A new file of these bytes, under a name of ours; no file when anything fails. Not durable yet."""
-        with self.opened() as tmp:
+    def _open(self) -> int:
+        try:
+            return self._folder.open("tmp")
+        except FileNotFoundError:
+            self._folder.make("tmp", durable=self._fsync)
+            return self._folder.open("tmp")
+
+    def write(self, pieces: Iterable[bytes], mtime: float | None = None) -> tuple[bytes, FileStamp]:
+        """A new file of these bytes, under a name of ours, dated `mtime` (seconds since the epoch); no file when
+        anything fails. Not durable yet."""
+        tmp = self._open()
+        try:
             name, fd = self._create(tmp)
+        finally:
+            os.close(tmp)
+        try:
             try:
-                try:
-                    for piece in pieces:
-                        with disk(self._path):
-                            write_all(fd, piece)
-                finally:
+                for piece in pieces:
                     with disk(self._path):
-                        os.close(fd)
-            except BaseException:
-                self.unlink(name)
-                raise
-        return name
+                        write_all(fd, piece)
+                with disk(self._path):
+                    if mtime is not None:
+                        set_mtime(fd, mtime)
+                    status = os.fstat(fd)
+            finally:
+                with disk(self._path):
+                    os.close(fd)
+        except BaseException:
+            self.unlink(name)
+            raise
+        return name, FileStamp(status.st_size, status.st_mtime_ns, status.st_ino)
 
     def _create(self, tmp: int) -> tuple[bytes, int]:
         for _ in range(NEW_NAMES):

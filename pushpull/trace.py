@@ -22,6 +22,11 @@ class Trace:
         self._write = write
         self._secrets: tuple[str, ...] = ()
 
+    @property
+    def wanted(self) -> bool:
+        """Somebody reads it."""
+        return self._write is not None
+
     def keep_secret(self, *secrets: str) -> None:
         """Never show these, from now on."""
         self._secrets = tuple(sorted({*self._secrets, *filter(None, secrets)}, key=len, reverse=True))

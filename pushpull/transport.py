@@ -16,12 +16,14 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from pushpull import sasl, wire
 from pushpull.errors import ConnectionLost
 from pushpull.framing import LONG_LINE_LIMIT, Command, Reader, Response, lost
 from pushpull.trace import Trace
+
+T = TypeVar("T")
 
 CHUNK = 256 * 1024
 """The largest piece, in octets, that a literal is handed on in, and the largest one that is read whole."""
@@ -89,7 +91,7 @@ class Client:
         self._learn(self.greeting)
 
     def read(self, size: int) -> bytes:
-        return b"".join(self._octets(size))
+        return self._received(lambda: self._reader.whole(size))
 
     def send(self, data: Any) -> None:
         """Put octets on the wire."""
@@ -196,17 +198,18 @@ class Client:
         while self._waiting:
             self._next(0)
 
-    def responses(self, command: Command, whole: int = CHUNK) -> Iterator[Response]:
+    def responses(self, command: Command, whole: int = CHUNK, *, messages: bool = False) -> Iterator[Response]:
         """The untagged answers that come until a command ends: its own, those of commands before it, and whatever
         the server has to say. Also those of commands *behind* it: Dovecot answers pipelined FETCHes in turn but
         holds the tagged lines back to the end, and may mix them, so what an answer belongs to shows in it alone.
 
         Literals of up to `whole` octets are in the parts; a longer one is `pending`: take it with `stream`, then
-        `complete` the response, or leave it."""
+        `complete` the response, or leave it. `messages`: such answers are likely, and read in the quickest way."""
         if command.status:
             raise RuntimeError(f"the answers of {command.name} were dropped before they were read")
         while not command.status:
-            response = self._next(whole)
+            response = self._message() if messages else None
+            response = response or self._next(whole)
             if response is not None and response.kind != "+":
                 left = time.monotonic()
                 yield response
@@ -293,6 +296,18 @@ class Client:
             self.on_untagged(response)
         return response
 
+    def _message(self) -> Response | None:
+        """A whole message, when it comes as nearly all do."""
+        if self._unread is not None or self.trace.wanted:
+            return None
+        found = self._received(lambda: self._reader.message(CHUNK))
+        if found is None:
+            return None
+        usual, body = found
+        response = Response([b"", body, b")"], "FETCH", usual=usual)
+        self._demand_sense(response)
+        return response
+
     def _demand_sense(self, response: Response) -> None:
         """ConnectionLost when the server goes on and on and does not answer."""
         seconds = self.sock.gettimeout()
@@ -377,28 +392,21 @@ class Client:
             self.known_capabilities = _capabilities(status.arguments)
 
     def _line(self) -> bytes:
-        self._check()
-        try:
-            line = self._reader.line()
-        except ConnectionLost as error:
-            self.fail(error)
+        line = self._received(self._reader.line)
         self.trace.received(line)
         return line
 
     def _some(self) -> bytes:
-        self._check()
-        try:
-            data = self._reader.some(min(self._left, CHUNK))
-        except ConnectionLost as error:
-            self.fail(error)
+        data = self._received(lambda: self._reader.some(min(self._left, CHUNK)))
         self._left -= len(data)
         return data
 
-    def _octets(self, size: int) -> Iterator[bytes]:
-        self._left = size
-        self._reader.begin()
-        while self._left:
-            yield self._some()
+    def _received(self, take: Callable[[], T]) -> T:
+        self._check()
+        try:
+            return take()
+        except ConnectionLost as error:
+            self.fail(error)
 
     @property
     def buffered(self) -> int:

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import TypeAlias
 
 from pushpull.errors import ConnectionLost
-from pushpull.flags import Flags, from_imap
-from pushpull.model import NEVER, ModSeq, RemoteView, Uid, UidSet
-from pushpull.values import struct
+from pushpull.model import NEVER, ModSeq, Uid, UidSet
 
 MAX_UID = 2**32 - 1
 MAX_MODSEQ = 2**63 - 1
@@ -43,11 +40,8 @@ _TOKEN = re.compile(
 )
 _UNQUOTE = re.compile(rb"\\(.)", re.DOTALL)
 _RANGE = re.compile(rb"([0-9]{1,10})(?::([0-9]{1,10}))?(?:,(?=[0-9])|\Z)")
-_FLAGS_ONLY = re.compile(rb"\(UID ([0-9]{1,10}) FLAGS \(([^()\"]*)\)(?: MODSEQ \(([0-9]{1,20})\))?\)")
 _MAX_DEPTH = 32
 _MAX_TOKENS = 100_000  # of one answer
-_MAX_KEYWORDS, _MAX_KEYWORD = 100, 250  # of a message; characters of one
-_MAX_DATE = 60
 _SHOWN = 500  # characters of a server's words
 
 
@@ -209,7 +203,7 @@ def search(rest: bytes) -> list[tuple[int, int]]:
 def esearch(parts: Sequence[bytes], rest: bytes, tag: bytes) -> UidSet | None:
     """The UIDs of an ESEARCH answer to RETURN (ALL) (RFC 4731 section 3.1): the empty set when the ALL is missing,
     None when the answer is not for `tag` or not about UIDs."""
-    values = _values([rest, *parts[1:]])
+    values = nested([rest, *parts[1:]])
     correlator = values[0] if values else None
     if not isinstance(correlator, list) or len(correlator) != 2 or not _is(correlator[0], b"TAG"):
         return None
@@ -236,7 +230,7 @@ def status(parts: Sequence[bytes], rest: bytes) -> dict[str, int]:
 
 def named_status(parts: Sequence[bytes], rest: bytes) -> tuple[bytes, dict[str, int]]:
     """Mailbox of a STATUS answer (RFC 3501 section 7.2.4), as `unquoted` gives it, and the items by upper-case name."""
-    values = _values([rest, *parts[1:]])
+    values = nested([rest, *parts[1:]])
     pairs = values[-1] if len(values) == 2 else None
     if not isinstance(pairs, list):
         raise malformed("STATUS", rest)
@@ -246,96 +240,6 @@ def named_status(parts: Sequence[bytes], rest: bytes) -> tuple[bytes, dict[str, 
         if isinstance(name, bytes) and count is not None:
             found[printable(name).upper()] = count
     return values[0] if isinstance(values[0], bytes) else b"", found
-
-
-# --- FETCH ---------------------------------------------------------------------------------------------------
-
-
-@struct
-class Fetch:
-    """Attributes of one FETCH answer; None: not shown. `awaits` names the section whose literal is still on the
-    wire ("" when none is). A section shown as NIL is None, with its name in `shown`."""
-
-    uid: Uid | None = None
-    flags: tuple[Flags, tuple[str, ...]] | None = None
-    modseq: ModSeq = NEVER
-    internaldate: str | None = None
-    size: int | None = None
-    body: bytes | None = None  # BODY[]
-    header: bytes | None = None  # BODY[HEADER]
-    fields: bytes | None = None  # BODY[HEADER.FIELDS (...)]
-    shown: frozenset[str] = frozenset()
-    awaits: str = ""
-
-    @property
-    def view(self) -> RemoteView | None:
-        """What it says of flags; None without UID or FLAGS (updates caused by other sessions may lack the UID)."""
-        if self.uid is None or self.flags is None:
-            return None
-        return RemoteView(self.uid, self.flags[0], self.flags[1], self.modseq)
-
-
-def fetch(parts: Sequence[bytes], rest: bytes, *, pending: bool = False) -> Fetch:
-    """Read a FETCH answer; `rest` is what follows `* n FETCH ` in the first part. With `pending` the parts end
-    where a literal begins that is still on the wire."""
-    fast = _FLAGS_ONLY.fullmatch(rest) if len(parts) == 1 and not pending else None
-    if fast is not None:
-        modseq = modseq_of(fast[3]) if fast[3] else NEVER
-        return Fetch(uid=uid_of(fast[1]), flags=_flags(fast[2]), modseq=modseq)
-    values = _values([rest, *parts[1:]], cut=pending)
-    attributes = values[0] if len(values) == 1 else None
-    if not isinstance(attributes, list) or (len(attributes) % 2 and not pending):
-        raise malformed("FETCH", rest)
-    found = Fetch()
-    for name, value in zip(attributes[::2], attributes[1::2], strict=False):
-        if not isinstance(name, bytes):
-            raise malformed("FETCH", rest)
-        _attribute(found, name.upper(), value)
-    if len(attributes) % 2:
-        last = attributes[-1]
-        found.awaits = _section(last.upper()) if isinstance(last, bytes) else ""
-    return found
-
-
-def _attribute(found: Fetch, name: bytes, value: Value) -> None:
-    if name == b"UID" and isinstance(value, bytes):
-        found.uid = uid_of(value)
-    elif name == b"FLAGS" and isinstance(value, list):
-        found.flags = _flags(b" ".join(flag for flag in value if isinstance(flag, bytes)))
-    elif name == b"MODSEQ" and isinstance(value, list) and value and isinstance(value[0], bytes):
-        found.modseq = modseq_of(value[0])
-    elif name == b"INTERNALDATE" and isinstance(value, bytes):
-        found.internaldate = printable(value).strip() if len(value) <= _MAX_DATE else None
-    elif name == b"RFC822.SIZE" and isinstance(value, bytes):
-        size = number(value)
-        found.size = size if size is not None and size <= MAX_LITERAL else None
-    elif (section := _section(name)) and not isinstance(value, list):
-        setattr(found, section, value)
-        found.shown |= {section}
-
-
-def _section(name: bytes) -> str:
-    """Which field of Fetch a BODY[...] attribute fills; "" for what nobody asked for."""
-    if name == b"BODY[]":
-        return "body"
-    if name == b"BODY[HEADER]":
-        return "header"
-    return "fields" if name.startswith(b"BODY[HEADER.FIELDS ") and name.endswith(b"]") else ""
-
-
-def _flags(data: bytes) -> tuple[Flags, tuple[str, ...]]:
-    return _usual_flags(data) if len(data) <= _MAX_KEYWORD else _all_flags(data)
-
-
-@lru_cache(maxsize=1024)
-def _usual_flags(data: bytes) -> tuple[Flags, tuple[str, ...]]:
-    return _all_flags(data)
-
-
-def _all_flags(data: bytes) -> tuple[Flags, tuple[str, ...]]:
-    """Of keywords no more than anybody uses: they are kept for each message of a mailbox."""
-    flags, keywords = from_imap(flag_names(data))
-    return flags, tuple(word for word in keywords if len(word) <= _MAX_KEYWORD)[:_MAX_KEYWORDS]
 
 
 def flag_names(data: bytes) -> list[str]:
@@ -350,7 +254,7 @@ def _is(value: Value, word: bytes) -> bool:
     return isinstance(value, bytes) and value.upper() == word
 
 
-def _values(parts: Sequence[bytes], *, cut: bool = False) -> list[Value]:
+def nested(parts: Sequence[bytes], *, cut: bool = False) -> list[Value]:
     """Read parts as nested lists of strings; NIL is None. `cut`: the text ends inside of the lists, which are
     closed there."""
     stack: list[list[Value]] = [[]]

@@ -93,6 +93,7 @@ class MemoryStaged:
 
     def __init__(self, local: MemoryLocal, path: bytes, shown: Fingerprint) -> None:
         self.path, self.fingerprint, self.delivered = path, shown, False
+        self.stamp = _stamp(local.folder.files[path])
         self._local = local
 
     def chunks(self) -> Iterator[bytes]:
@@ -222,12 +223,14 @@ class MemoryLocal:
 
     # --- delivering ----------------------------------------------------------------------------------------------
 
-    def stage(self, chunks: Iterable[bytes]) -> MemoryStaged:
+    def stage(self, chunks: Iterable[bytes], mtime: float) -> MemoryStaged:
         self._step("stage<")
         self._demand()
         wire = b"".join(chunks)
         path = b"tmp/pushpull-%d" % next(self.folder.numbers)
         self.folder.put(path, wire.replace(b"\r\n", b"\n"))
+        if math.isfinite(mtime) and abs(mtime) < 1e12:
+            self.folder.files[path].mtime_ns = int(mtime * 1000) * 1_000_000
         self._step("stage>")
         return MemoryStaged(self, path, fingerprint([wire]))
 
@@ -253,9 +256,6 @@ class MemoryLocal:
         self.script.changes.append(f"deliver {path.decode()}")
         self.folder.rename(staged.path, path)
         staged.delivered = True
-        file = self.folder.files[path]
-        if math.isfinite(delivery.mtime) and abs(delivery.mtime) < 1e12:
-            file.mtime_ns = int(delivery.mtime * 1000) * 1_000_000
         return local_file(path)
 
     # --- renaming ------------------------------------------------------------------------------------------------

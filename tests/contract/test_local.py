@@ -87,7 +87,7 @@ def harness(request, tmp_path) -> Harness:
 
 
 def deliver(local: Local, flags: int = NONE, wire: bytes = WIRE, mtime: float = 1_000_000_000.0) -> LocalFile:
-    [file] = local.deliver([Delivery(local.stage([wire]), flags, mtime)])
+    [file] = local.deliver([Delivery(local.stage([wire], mtime), flags)])
     return file
 
 
@@ -293,7 +293,7 @@ class TestDelivery:
 
     def test_what_is_staged_is_no_mail_yet(self, harness):
         harness.local.create()
-        staged = harness.local.stage([WIRE[:20], WIRE[20:]])
+        staged = harness.local.stage([WIRE[:20], WIRE[20:]], 0.0)
         assert staged.fingerprint == fingerprint([WIRE])
         assert harness.local.scan().files == {}
         assert list(harness.files().values()) == [FILE]
@@ -303,15 +303,15 @@ class TestDelivery:
 
     def test_mail_stays_though_its_stage_is_discarded(self, harness):
         harness.local.create()
-        staged = harness.local.stage([WIRE])
-        [file] = harness.local.deliver([Delivery(staged, SEEN, 0.0)])
+        staged = harness.local.stage([WIRE], 0.0)
+        [file] = harness.local.deliver([Delivery(staged, SEEN)])
         staged.discard()
         assert harness.files() == {file.path: FILE}
 
     def test_a_batch_comes_out_in_its_order(self, harness):
         harness.local.create()
         wires = [b"Message-ID: <%d@x>\r\n\r\n" % number for number in range(20)]
-        deliveries = [Delivery(harness.local.stage([wire]), SEEN, 1.0) for wire in wires]
+        deliveries = [Delivery(harness.local.stage([wire], 1.0), SEEN) for wire in wires]
         files = harness.local.deliver(deliveries)
         assert [contents(harness.local, file) for file in files] == [wire.replace(b"\r\n", b"\n") for wire in wires]
         assert len({file.uniquename for file in files}) == 20
@@ -336,7 +336,7 @@ class TestDelivery:
             raise ConnectionLost("cut")
 
         with pytest.raises(ConnectionLost):
-            harness.local.stage(cut())
+            harness.local.stage(cut(), 0.0)
         assert harness.files() == {}
 
     @pytest.mark.parametrize("wire", [b"", b"\0", b"\r", b"\n", b"no header", b"A: b\r\r\n\r\n\rx\ny"])
@@ -347,7 +347,7 @@ class TestDelivery:
 
     def test_nothing_is_delivered_into_a_folder_that_is_gone(self, harness):
         with pytest.raises(LocalDiskError):
-            harness.local.stage([WIRE])
+            harness.local.stage([WIRE], 0.0)
         assert not harness.local.exists()
 
 

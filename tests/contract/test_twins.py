@@ -71,7 +71,7 @@ class TestFlags(test_local.TestFlags):
 def test_staged_bytes_can_be_read_back():
     twin = FolderTwin()
     twin.local.create()
-    staged = twin.local.stage([test_local.WIRE])
+    staged = twin.local.stage([test_local.WIRE], 0.0)
     assert fingerprint(staged.chunks()) == staged.fingerprint
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
-from pushpull import wire
+from pushpull import wire, wire_fetch
 from pushpull.connect import _extensions  # the negotiation after the login, which nothing else exposes
 from pushpull.errors import (
     ConnectionLost,
@@ -218,8 +218,8 @@ def answer(line: bytes, rng: Random) -> str:
 
 def _digest(value: Any) -> str:
     demand_well_formed(value)
-    if isinstance(value, wire.Fetch):
-        names = (name for name in wire.Fetch.__slots__ if getattr(value, name) not in (None, 0, "", frozenset()))
+    if isinstance(value, wire_fetch.Fetch):
+        names = (name for name in wire_fetch.Fetch.__slots__ if getattr(value, name) not in (None, 0, "", frozenset()))
         return "+".join(names)
     return type(value).__name__
 
@@ -241,7 +241,7 @@ def _literal(parts: list[bytes], rest: bytes, _: bool) -> Any:
 
 
 _READERS: dict[str, Callable[[list[bytes], bytes, bool], Any]] = {
-    "FETCH": lambda parts, rest, pending: wire.fetch(parts, rest, pending=pending),
+    "FETCH": lambda parts, rest, pending: wire_fetch.fetch(parts, rest, pending=pending),
     "SEARCH": lambda _, rest, __: UidSet(wire.search(rest)),
     "ESEARCH": lambda parts, rest, _: wire.esearch(parts, rest, b"P1"),
     "VANISHED": lambda _, rest, __: wire.vanished(rest)[1],
@@ -256,7 +256,7 @@ _READERS: dict[str, Callable[[list[bytes], bytes, bool], Any]] = {
 
 def demand_well_formed(value: Any) -> None:
     """AssertionError for what no layer above could take."""
-    if isinstance(value, wire.Fetch):
+    if isinstance(value, wire_fetch.Fetch):
         _fetch(value)
     elif isinstance(value, RemoteView):
         _view(value)
@@ -309,7 +309,7 @@ def _view(view: RemoteView) -> None:
         word.encode()
 
 
-def _fetch(found: wire.Fetch) -> None:
+def _fetch(found: wire_fetch.Fetch) -> None:
     if found.uid is not None:
         _uid(found.uid)
     if found.view is not None:

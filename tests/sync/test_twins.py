@@ -47,10 +47,10 @@ def test_what_a_dead_program_does_has_no_effect():
     script, folder = Script(), MemoryFolder()
     local = MemoryLocal(folder, script)
     local.create()
-    staged = local.stage([b"a: b\r\n\r\n"])
+    staged = local.stage([b"a: b\r\n\r\n"], 0.0)
     script.events = {len(script.steps): script.kill}
     with pytest.raises(Killed):
-        local.deliver([Delivery(staged, 0, 0.0)])
+        local.deliver([Delivery(staged, 0)])
     staged.discard()
     assert [path[:4] for path in folder.files] == [b"tmp/"]
     with pytest.raises(Killed):

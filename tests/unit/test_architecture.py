@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "pushpull"
 
 LEVELS = (
     "errors levels values model flags",
-    "ports filenames message wire wording dates shellwords plan trust config config_keys options",
+    "ports filenames message wire wire_fetch wording dates shellwords plan trust config config_keys options",
     "private store schema soundness observed observed_local outcomes durable folder maildir marker staging framing sasl"
     " tls refusal trace transport helpers login remote_append remote_fetch remote connect commands retry locks accounts"
     " problems",
@@ -31,6 +31,7 @@ SIBLINGS = {
     "filenames": "ports",
     "message": "ports",
     "wire": "ports",
+    "wire_fetch": "ports wire",
     "wording": "ports",
     "plan": "ports",
     "config": "config_keys shellwords wording",

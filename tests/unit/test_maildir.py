@@ -57,7 +57,7 @@ def names(path: Path) -> set[str]:
 
 
 def stage(local: Maildir, count: int = 1, flags: int = SEEN) -> list[Delivery]:
-    return [Delivery(local.stage([WIRE, b"%d\r\n" % number]), flags, 1e9) for number in range(count)]
+    return [Delivery(local.stage([WIRE, b"%d\r\n" % number], 1e9), flags) for number in range(count)]
 
 
 def raiser(number: int):
@@ -137,7 +137,7 @@ def test_no_link_inside_is_followed(local, path, tmp_path, directory):
     target.symlink_to(outside / "moved")
     if directory == "tmp":
         with pytest.raises(LocalDiskError, match="symbolic link"):
-            local.stage([WIRE])
+            local.stage([WIRE], 0.0)
     else:
         with pytest.raises(LocalDiskError, match="symbolic link"):
             local.scan()
@@ -395,7 +395,7 @@ def test_a_directory_that_may_not_be_opened_gives_no_scan(local, path, monkeypat
     real = os.open
 
     def denied(name, *args, **kwargs):
-        if name == b"new":
+        if name.endswith(b"/new"):
             raise PermissionError(errno.EACCES, "Permission denied")
         return real(name, *args, **kwargs)
 
@@ -544,7 +544,7 @@ def test_a_read_error_midway_is_told_as_ours(local, path, monkeypatch, number, e
 
 
 def test_mail_is_private_and_dated(local, path):
-    [file] = local.deliver([Delivery(local.stage([WIRE]), SEEN, 1e9 + 0.25)])
+    [file] = local.deliver([Delivery(local.stage([WIRE], 1e9 + 0.25), SEEN)])
     status = os.stat(os.fsencode(path) + b"/" + file.path)
     assert stat.S_IMODE(status.st_mode) == 0o600
     assert status.st_mtime_ns == 1_000_000_000_250_000_000
@@ -596,7 +596,7 @@ def test_a_folder_that_was_moved_away_does_not_come_back_empty(local, path):
     path.rename(path.with_name("moved"))
     for act in (
         lambda: local.deliver(deliveries),
-        lambda: local.stage([WIRE]),
+        lambda: local.stage([WIRE], 0.0),
         lambda: local.write_marker(Marker("a", 1, 1)),
         local.probe,
     ):
@@ -607,7 +607,7 @@ def test_a_folder_that_was_moved_away_does_not_come_back_empty(local, path):
 
 def test_only_what_we_staged_is_delivered(local):
     with pytest.raises(TypeError):
-        local.deliver([Delivery(object(), NONE, 0.0)])
+        local.deliver([Delivery(object(), NONE)])
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
@@ -622,7 +622,7 @@ def test_a_disk_that_fails_to_write_leaves_nothing_half(local, path, monkeypatch
 
     monkeypatch.setattr(os, "write", write)
     with pytest.raises(LocalDiskError) as caught:
-        local.stage([WIRE])
+        local.stage([WIRE], 0.0)
     assert str(path / "tmp") in str(caught.value)
     assert caught.value.remedy
     assert names(path) == set()
@@ -635,7 +635,7 @@ def test_a_disk_that_fails_to_write_leaves_nothing_half(local, path, monkeypatch
 def test_short_writes_are_continued(local, path, monkeypatch):
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
-    [file] = local.deliver([Delivery(local.stage([WIRE]), SEEN, 0)])
+    [file] = local.deliver([Delivery(local.stage([WIRE], 0.0), SEEN)])
     assert (path / os.fsdecode(file.path)).read_bytes() == FILE
 
 
@@ -645,7 +645,7 @@ def test_a_file_that_the_kernel_refuses_to_grow_leaves_nothing(local, path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(LocalDiskError, match="File too large"):
-            local.stage([chunk, chunk])
+            local.stage([chunk, chunk], 0.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names(path) == set()
@@ -657,7 +657,7 @@ def test_an_interrupted_download_leaves_nothing(local, path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        local.stage(chunks())
+        local.stage(chunks(), 0.0)
     assert names(path) == set()
 
 
@@ -718,9 +718,9 @@ def watch(monkeypatch, on_event) -> None:
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_bytes_and_dates_are_durable_before_names_and_names_before_the_end(local, monkeypatch, count):
-    deliveries, events = stage(local, count), []
+    events = []
     watch(monkeypatch, events.append)
-    local.deliver(deliveries)
+    local.deliver(stage(local, count))
     assert events == ["utime"] * count + ["flush_files"] + ["rename_noreplace"] * count + ["flush_directory"]
 
 
@@ -821,7 +821,7 @@ def test_only_old_rubbish_of_ours_is_removed_from_tmp(path):
     now = time.time()
     local = Maildir(str(path), clock=lambda: now)
     local.create()
-    local.stage([WIRE])
+    local.stage([WIRE], 0.0)
     put(path, "tmp/1700000000.M1P2Q3.host")
     (path / "tmp/pushpull-directory").mkdir()
     (path / "tmp/pushpull-link").symlink_to("nowhere")
@@ -836,7 +836,7 @@ def test_only_old_rubbish_of_ours_is_removed_from_tmp(path):
 
 
 def test_the_age_of_rubbish_is_not_the_date_of_its_message(local, path):
-    staged = local.stage([WIRE])
+    staged = local.stage([WIRE], 0.0)
     os.utime(path / "tmp" / os.fsdecode(staged.name), (1, 1))
     assert local.clean_tmp() == 0
 

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pushpull import message
-from pushpull.message import Fingerprinter, Likeness, fingerprint, message_id, same_message, to_crlf, to_lf
+from pushpull.message import Fingerprinter, Likeness, fingerprint, message_id, same_message, stored, to_crlf, to_lf
 
 # Short alphabets make line ends meet chunk boundaries and each other.
 texts = st.lists(
@@ -43,6 +43,15 @@ def test_to_lf_takes_one_cr_from_each_crlf(data, at):
 
 
 @given(texts, cuts)
+@example(b"a\r\r\n", [3])
+@example(b"a: b\r\n\r\nc\r\n", [8])
+def test_what_is_stored_is_lf_and_fingerprinted_on_the_way(data, at):
+    fingerprinter = Fingerprinter()
+    assert b"".join(stored(cut(data, at), fingerprinter)) == b"".join(to_lf([data]))
+    assert fingerprinter.finish() == fingerprint([data])
+
+
+@given(texts, cuts)
 @example(b"\r\r\n\n", [1, 2, 3])
 def test_to_crlf_gives_a_cr_to_each_bare_lf(data, at):
     assert b"".join(to_crlf(cut(data, at))) == re.sub(rb"(?<!\r)\n", b"\r\n", data)
@@ -51,9 +60,9 @@ def test_to_crlf_gives_a_cr_to_each_bare_lf(data, at):
 @given(texts, cuts, cuts)
 def test_a_message_of_crlf_lines_survives_the_way_down_and_up(data, at, again):
     wire = re.sub(rb"\r*\n", b"\r\n", data)
-    stored = b"".join(to_lf(cut(wire, at)))
-    assert b"\r\n" not in stored
-    assert b"".join(to_crlf(cut(stored, again))) == wire
+    file = b"".join(to_lf(cut(wire, at)))
+    assert b"\r\n" not in file
+    assert b"".join(to_crlf(cut(file, again))) == wire
 
 
 # --- fingerprints --------------------------------------------------------------------------------------------

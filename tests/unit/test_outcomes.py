@@ -595,7 +595,7 @@ def test_marks_of_yesterday_or_of_a_clock_that_was_ahead_are_forgotten(store, ou
 def test_a_delivered_message_is_settled(store, outcomes):
     number = put(store, uid=5, remote_flags=S, problem="odd", problem_count=2, next_try=NOW, message_id="guess")
     file = LocalFile(Uniquename(b"new"), "cur", b":2,FS", S | F)
-    outcomes.delivered(pairing(store, number), file, FINGERPRINT, STAMP, view(5, S | F, "$Label1"), "")
+    outcomes.delivered([(pairing(store, number), file, FINGERPRINT, STAMP, view(5, S | F, "$Label1"))], "")
     found = row(store, number)
     assert [found[name] for name in ("uniquename", "directory", "info", "unsynced_boot")] == [
         b"new",
@@ -614,14 +614,14 @@ def test_a_delivered_message_is_settled(store, outcomes):
 def test_the_base_of_a_delivered_message_is_what_both_sides_show(store, outcomes):
     number = put(store, uid=5)
     file = LocalFile(Uniquename(b"new"), "cur", b":2,S", S)
-    outcomes.delivered(pairing(store, number), file, FINGERPRINT, STAMP, view(5, S | F), "boot")
+    outcomes.delivered([(pairing(store, number), file, FINGERPRINT, STAMP, view(5, S | F))], "boot")
     assert columns(store, number, "base_flags", "remote_flags", "unsynced_boot") == (S, S | F, "boot")
 
 
 def test_an_undeleted_message_that_is_delivered_again_is_not_gone_any_more(store, outcomes):
     number = put(store, uid=5, gone=1, local_flags=T, base_flags=T, uniquename=b"old name")
     file = LocalFile(Uniquename(b"new name"), "new", b"", NONE)
-    outcomes.delivered(pairing(store, number), file, FINGERPRINT, STAMP, view(5), "")
+    outcomes.delivered([(pairing(store, number), file, FINGERPRINT, STAMP, view(5))], "")
     assert columns(store, number, "gone", "uniquename", "base_flags", "local_flags") == (0, b"new name", 0, 0)
 
 

@@ -71,8 +71,8 @@ def test_all_that_is_made_is_private(umask: int, tmp_path: Path) -> None:
     local = Maildir(str(tmp_path / "mail" / "folder"), buckets=True)
     local.create()
     local.write_marker(Marker("id", 1, 1))
-    local.deliver([Delivery(local.stage([WIRE]), 0, 0.0)])
-    local.stage([WIRE])
+    local.deliver([Delivery(local.stage([WIRE], 0.0), 0)])
+    local.stage([WIRE], 0.0)
     with pair_lock(state, 1):
         files = {path.name: oct(mode(path)) for path in tmp_path.rglob("*") if path.is_file()}
         directories = {path: oct(mode(path)) for path in tmp_path.rglob("*") if path.is_dir()}

@@ -514,6 +514,26 @@ def test_bodies_of_every_size_come_whole(size, flags_first):
     here.close()
 
 
+@pytest.mark.parametrize("cut", [1, 7, 50, 119, 130, 10_000])
+def test_messages_are_the_same_however_they_are_cut(cut):
+    answers = b"".join(
+        (
+            fetched_body(4, b"one"),
+            fetched_body(5, b"", flags_first=False),
+            fetched_body(6, b"t)\r\n* 9 EXISTS\r\nwo"),
+            b"* 3 EXPUNGE\r\n",
+            fetched_body(7, b"three").replace(b")\r\n", b" X-MORE 1)\r\n"),
+            fetched_body(8, b"four"),
+            b"P1 OK\r\n",
+        )
+    )
+    here = session(*(answers[at : at + cut] for at in range(0, len(answers), cut)))
+    found = {message.view.uid: b"".join(message.body) for message in here.messages([Uid(uid) for uid in range(4, 9)])}
+    assert found == {4: b"one", 5: b"", 6: b"t)\r\n* 9 EXISTS\r\nwo", 7: b"three", 8: b"four"}
+    assert here.moved()
+    here.close()
+
+
 def test_a_body_that_is_left_is_passed_over_and_cannot_be_read_later():
     here = session(fetched_body(4, b"x" * (CHUNK + 9)), fetched_body(9, b"next"), b"P1 OK\r\n")
     messages = here.messages([Uid(4), Uid(9)])

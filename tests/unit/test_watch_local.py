@@ -230,7 +230,7 @@ def test_what_is_no_mail_gives_none(work, watching):
 def test_a_cycle_that_changes_nothing_makes_no_event(work, watching):
     """Else each cycle would start the next, for ever."""
     local = Maildir(str(work), buckets=True)
-    local.deliver([Delivery(local.stage([b"Subject: x\r\n\r\nx\r\n"]), SEEN, 1.0)])
+    local.deliver([Delivery(local.stage([b"Subject: x\r\n\r\nx\r\n"], 1.0), SEEN)])
     with watching({"work": work}) as watched:
         local.create()
         local.probe()
@@ -242,7 +242,7 @@ def test_a_cycle_that_changes_nothing_makes_no_event(work, watching):
         assert local.find(file.uniquename) == file
         stream, _ = local.open_message(file)
         stream.close()
-        local.stage([b"Subject: x\r\n\r\nx\r\n"]).discard()
+        local.stage([b"Subject: x\r\n\r\nx\r\n"], 0.0).discard()
         local.set_flags(file, add=SEEN, remove=NONE)
         local.sync_renames()
         assert watched.settled() == []

@@ -5,18 +5,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pushpull import wire
+from pushpull import wire, wire_fetch
 from pushpull.errors import ConnectionLost
 from pushpull.flags import ANSWERED, FORWARDED, SEEN
 from pushpull.model import NEVER, RemoteView, UidSet
 
 
-def read(*parts: bytes, pending: bool = False) -> wire.Fetch:
+def read(*parts: bytes, pending: bool = False) -> wire_fetch.Fetch:
     """A FETCH answer from its parts, as the transport hands it on."""
     kind, number, start = wire.kind_of(parts[0])
     assert kind == "FETCH"
     assert number is not None
-    return wire.fetch(parts, parts[0][start:], pending=pending)
+    return wire_fetch.fetch(parts, parts[0][start:], pending=pending)
 
 
 # --- status lines --------------------------------------------------------------------------------------------
@@ -375,6 +375,48 @@ def test_keywords_are_kept_and_made_readable():
     assert found.view == RemoteView(4, 0, ("NonJunk", "\\Custom", "caf\\xe9"))
 
 
+_ATTRIBUTES = (
+    (b"UID", b"7"),
+    (b"FLAGS", b"(\\Seen $Forwarded x)"),
+    (b"FLAGS", b"()"),
+    (b"MODSEQ", b"(12)"),
+    (b"INTERNALDATE", b'" 1-Feb-2003 01:02:03 +0000"'),
+    (b"RFC822.SIZE", b"99"),
+    (b"RFC822.SIZE", b"4294967296"),
+)
+_SECTIONS = (b"", b"BODY[]", b"BODY[HEADER]", b"BODY[HEADER.FIELDS (MESSAGE-ID)]", b"BODY[TEXT]")
+
+
+@given(
+    st.lists(st.sampled_from(_ATTRIBUTES), max_size=5),
+    st.sampled_from(_SECTIONS),
+    st.lists(st.sampled_from(_ATTRIBUTES), max_size=2),
+    st.booleans(),
+)
+def test_what_is_read_quickly_is_what_is_read_word_by_word(before, section, after, pending):
+    def answer(spell):
+        head = b" ".join(spell(name) + b" " + value for name, value in before)
+        if not section:
+            return [b"(" + head + b")"]
+        tail = b"".join(b" " + spell(name) + b" " + value for name, value in after)
+        parts = [b"(" + head + b" " * bool(head) + spell(section) + b" ", b"x)", tail + b")"]
+        return parts[:1] if pending else parts
+
+    quickly, slowly = answer(bytes.upper), answer(bytes.lower)  # no server has been seen to write them small
+    waits = bool(pending and section)
+    assert wire_fetch.fetch(quickly, quickly[0], pending=waits) == wire_fetch.fetch(slowly, slowly[0], pending=waits)
+    assert waits or section == b"BODY[TEXT]" or wire_fetch._usual(quickly, quickly[0], pending=False) is not None
+
+
+@pytest.mark.parametrize("flags", [b"", b"\\Seen x"])
+def test_the_shape_of_a_message_says_what_its_words_say(flags):
+    head = b'* 3 FETCH (UID 4 FLAGS (%b) INTERNALDATE " 1-Feb-2003 01:02:03 +0000" RFC822.SIZE 3 BODY[] ' % flags
+    match = wire_fetch.MESSAGE.match(bytearray(head + b"{2}\r\nab)\r\n"))
+    assert match
+    assert (match.groups()[-1], match.end()) == (b"2", len(head) + 5)
+    assert wire_fetch.message(match.groups(), b"ab") == read(head, b"ab", b")")
+
+
 _PIECE = st.sampled_from(
     b'UID |4 |FLAGS |(|)|\\Seen |"|NIL |BODY[|] |{|MODSEQ |-1 |INTERNALDATE |RFC822.SIZE |4294967296 |\\|\x00|\xff|'
     b'BODY[] |ALL |1:3|,|(TAG "P1") UID |[|(EARLIER) |FETCH |* 1 FETCH ('.split(b"|")
@@ -388,7 +430,7 @@ _BYTES = st.one_of(st.binary(max_size=60), st.lists(_PIECE, max_size=14).map(b""
 def test_any_fetch_is_read_or_refused(parts, pending):
     odd = parts if len(parts) % 2 else parts[:-1]
     try:
-        found = wire.fetch(odd, odd[0], pending=pending)
+        found = wire_fetch.fetch(odd, odd[0], pending=pending)
     except ConnectionLost:
         return
     assert found.uid is None or 0 < found.uid < 2**32

@@ -9,7 +9,7 @@ import tracemalloc
 
 import pytest
 
-from pushpull import wire
+from pushpull import wire, wire_fetch
 from pushpull.errors import ConnectionLost
 from pushpull.flags import SEEN
 from pushpull.message import ID_LIMIT, fingerprint, message_id
@@ -32,7 +32,7 @@ def peak(call) -> int:
 def test_sections_that_never_close():
     line = b"(" + b"BODY[ " * 250_000 + b")"
     with pytest.raises(ConnectionLost, match="malformed"):
-        wire.fetch([line], line)
+        wire_fetch.fetch([line], line)
 
 
 @pytest.mark.parametrize("start", [b'(TAG "', b'(TAG "P1") UID ALL "\\"'])
@@ -80,8 +80,8 @@ def test_a_literal_that_no_message_fills(size):
 @pytest.mark.parametrize("size", [b"4294967296", b"9223372036854775808", b"9" * 20])
 def test_a_size_that_no_message_has(size):
     """What the state file cannot hold must not reach it."""
-    assert wire.fetch([b"(UID 1 RFC822.SIZE " + size + b")"], b"(UID 1 RFC822.SIZE " + size + b")").size is None
-    assert wire.fetch([b""], b"(UID 1 RFC822.SIZE 4294967295)").size == 2**32 - 1
+    assert wire_fetch.fetch([b"(UID 1 RFC822.SIZE " + size + b")"], b"(UID 1 RFC822.SIZE " + size + b")").size is None
+    assert wire_fetch.fetch([b""], b"(UID 1 RFC822.SIZE 4294967295)").size == 2**32 - 1
 
 
 @pytest.mark.parametrize("order", ["\\Seen {}", "{} \\Seen"])
@@ -89,7 +89,7 @@ def test_keywords_without_end(order):
     """A flag among them counts all the same; of keywords as many are kept as anybody uses."""
     words = " ".join(f"word{number}" for number in range(10_000)) + " " + "x" * 10_000
     line = f"(UID 7 FLAGS ({order.format(words)}))".encode()
-    flags, keywords = wire.fetch([line], line).flags
+    flags, keywords = wire_fetch.fetch([line], line).flags
     assert flags == SEEN
     assert 0 < len(keywords) <= 100
     assert max(map(len, keywords)) < 300
@@ -100,7 +100,7 @@ def test_many_long_lists_of_flags_are_not_remembered():
     try:
         for number in range(200):
             line = b"(UID 7 FLAGS (%d %b))" % (number, b"x" * 100_000)
-            wire.fetch([line], line)
+            wire_fetch.fetch([line], line)
         assert tracemalloc.get_traced_memory()[0] < 4 * MEGABYTE
     finally:
         tracemalloc.stop()
@@ -108,7 +108,7 @@ def test_many_long_lists_of_flags_are_not_remembered():
 
 def test_a_date_that_is_none():
     line = b'(UID 7 INTERNALDATE "' + b"1" * 10_000 + b'")'
-    assert wire.fetch([line], line).internaldate is None
+    assert wire_fetch.fetch([line], line).internaldate is None
 
 
 def test_a_message_id_without_end():
