@@ -10,14 +10,17 @@ kept in its row, and the others go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Sequence
+from functools import partial
 
 from pushpull import levels
+from pushpull.aside import Aside
 from pushpull.dates import to_epoch
 from pushpull.errors import ConnectionLost, MessageError, ServerBusy
-from pushpull.flags import ALL, DELETED, Flags
+from pushpull.flags import ALL, DELETED, DRAFT, Flags
 from pushpull.message import Likeness, same_message
-from pushpull.model import LocalFile, Pairing, Tally, Uid, UidSet
+from pushpull.model import FileStamp, LocalFile, Pairing, Tally, Uid, UidSet
 from pushpull.outcomes import SET_ASIDE_AFTER, Outcomes
 from pushpull.plan import Download
 from pushpull.ports import Delivery, Local, Message, Remote, Report, StagedFile
@@ -92,24 +95,30 @@ class Downloader:
         self._boot = unsynced_boot
         self._before_delivery, self._check_stop, self._breathe = before_delivery, check_stop, breathe
         self._done = self._total = self._bytes = 0
+        self._rest: deque[Download] = deque()
+        self._delivering: tuple[list[_Arrived], Callable[[], list[LocalFile]]] | None = None
 
     def run(self, actions: Sequence[Download], *, total: int) -> int:
         """Returns how many messages were delivered, adopted or found to fail. `total` is for the progress line."""
         self._done, self._total = 0, max(total, len(actions))
-        rest = list(actions)
-        while rest:
+        self._rest = deque(actions)
+        while self._rest:
             self._check_stop()
-            batch, rest = rest[: self._pace.messages], rest[self._pace.messages :]
-            self._batch(batch)
+            self._batch(self._next_batch(), ahead=self._pace.messages >= self._pace.most)
             self._pace.faster()
-            if rest:
+            if self._rest:
                 self._breathe()
         return self._done
 
-    def _batch(self, batch: Sequence[Download]) -> None:
-        wanted = {action.row.uid: action for action in batch if action.row.uid is not None}
+    def _next_batch(self) -> list[Download]:
+        return [self._rest.popleft() for _ in range(min(len(self._rest), self._pace.messages))]
+
+    def _batch(self, batch: Sequence[Download], *, ahead: bool = False) -> None:
+        """With `ahead`, what comes after it is asked for before it has come whole, and is its part. Not after a
+        failure, whose cause is narrowed down."""
+        wanted = _by_uid(batch)
         try:
-            self._stream(wanted)
+            self._stream(wanted, ahead=ahead)
         except MessageError as error:
             self._narrow(list(wanted.values()), error)
         except (ConnectionLost, ServerBusy) as error:
@@ -117,35 +126,56 @@ class Downloader:
                 row = next(iter(wanted.values())).row
                 if not _throttled(error) and self._pace.suspected(row):
                     self._fail(row, f"the server does not give it: {error}")
-            self._pace.slower(len(wanted))
+            self._pace.slower(min(len(wanted), self._pace.messages))
             raise
         else:
             self._missing(wanted)
 
-    def _stream(self, wanted: dict[Uid, Download]) -> None:
+    def _more(self, wanted: dict[Uid, Download]) -> list[Uid]:
+        """The next UIDs to ask for. None when it is time for something else: that is told to the caller when what was
+        asked for has come, for until then it is under way."""
+        try:
+            if self._rest:
+                self._breathe()
+        except Exception:
+            return []
+        further = _by_uid(self._next_batch())
+        wanted.update(further)
+        return sorted(further)
+
+    def _stream(self, wanted: dict[Uid, Download], *, ahead: bool) -> None:
         """Take messages off `wanted` as they are delivered; what arrived before a failure is delivered too."""
         arrived: list[_Arrived] = []
         size = 0
+        more = partial(self._more, wanted) if ahead else None
         try:
-            for message in self._remote.messages(sorted(wanted)):
+            for message in self._remote.messages(sorted(wanted), more):
                 action = wanted[message.view.uid]
                 arrived.append(_Arrived(action, message, self._local.stage(message.body, self._mtime(message))))
                 size += message.size
-                if len(arrived) >= BATCH_MESSAGES or size >= BATCH_BYTES:
-                    self._publish(arrived, wanted)
+                if len(arrived) >= self._pace.most or size >= BATCH_BYTES:
+                    self._publish(arrived, wanted, aside=True)
                     arrived, size = [], 0
                     self._check_stop()
         except (MessageError, ConnectionLost, ServerBusy):
             self._publish(arrived, wanted)
+            self._settle(wanted)
             raise
         except BaseException:
-            for each in arrived:
-                each.staged.discard()
+            _discard(arrived)
+            self._settle(wanted)
             raise
         self._publish(arrived, wanted)
+        self._settle(wanted)
 
-    def _publish(self, arrived: Sequence[_Arrived], wanted: dict[Uid, Download]) -> None:
-        """Adopt what is here already, deliver the rest, commit."""
+    def _publish(self, arrived: Sequence[_Arrived], wanted: dict[Uid, Download], *, aside: bool = False) -> None:
+        """Adopt what is here already, and deliver the rest: with `aside` while the next messages come, else as soon as
+        it is to be settled."""
+        try:
+            self._settle(wanted)
+        except BaseException:
+            _discard(arrived)
+            raise
         fresh: list[_Arrived] = []
         sought = self._outcomes.sought(each.staged.fingerprint.digest for each in arrived)
         for each in arrived:
@@ -157,19 +187,23 @@ class Downloader:
                 self._tally.unmarked += self._outcomes.adopt(each.action.row, partner, each.message.view)
                 self._tally.adopted += 1
                 self._report.line(levels.NOTICE, f"uid {each.message.view.uid} is here already: {_name(partner)}")
+                self._arrived(each, wanted)
+                self._advance(1)
         if fresh:
-            self._deliver(fresh)
-        for each in arrived:
-            wanted.pop(each.message.view.uid, None)
-            self._bytes += each.message.size
-        self._advance(len(arrived))
+            self._before_delivery()
+            deliveries = [Delivery(each.staged, each.message.view.flags & ALL) for each in fresh]
+            deliver = partial(self._local.deliver, deliveries)
+            self._delivering = fresh, Aside(deliver).result if aside else deliver
 
-    def _deliver(self, fresh: Sequence[_Arrived]) -> None:
-        self._before_delivery()
-        files = self._local.deliver([Delivery(each.staged, each.message.view.flags & ALL) for each in fresh])
+    def _settle(self, wanted: dict[Uid, Download]) -> None:
+        """Wait until the last batch is in place, and commit it."""
+        if self._delivering is None:
+            return
+        (fresh, delivery), self._delivering = self._delivering, None
+        files = delivery()
         self._outcomes.delivered(
             [
-                (each.action.row, file, each.staged.fingerprint, each.staged.stamp, each.message.view)
+                (each.action.row, file, each.staged.fingerprint, self._stamp(each, file), each.message.view)
                 for each, file in zip(fresh, files, strict=True)
             ],
             self._boot,
@@ -178,6 +212,16 @@ class Downloader:
             self._tally.downloaded += 1
             self._tally.bytes_down += each.message.size
             self._report.line(levels.NOTICE, f"downloaded uid {each.message.view.uid} to {printable(file.path)}")
+            self._arrived(each, wanted)
+        self._advance(len(fresh))
+
+    def _arrived(self, each: _Arrived, wanted: dict[Uid, Download]) -> None:
+        wanted.pop(each.message.view.uid, None)
+        self._bytes += each.message.size
+
+    def _stamp(self, each: _Arrived, file: LocalFile) -> FileStamp:
+        """Only drafts (edited in place) and files that are not on disk yet are ever compared with a stamp."""
+        return each.staged.stamp if file.flags & DRAFT or self._boot else FileStamp(0, 0, 0)
 
     def _mtime(self, message: Message) -> float:
         date = to_epoch(message.internaldate)
@@ -234,6 +278,15 @@ class Downloader:
     def _advance(self, count: int) -> None:
         self._done += count
         self._report.progress("downloading", min(self._done, self._total), self._total, self._bytes)
+
+
+def _discard(arrived: Iterable[_Arrived]) -> None:
+    for each in arrived:
+        each.staged.discard()
+
+
+def _by_uid(batch: Sequence[Download]) -> dict[Uid, Download]:
+    return {action.row.uid: action for action in batch if action.row.uid is not None}
 
 
 def local_file(row: Pairing) -> LocalFile:

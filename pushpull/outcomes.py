@@ -53,7 +53,7 @@ _SEEKS = (
 )
 
 SET_ASIDE_AFTER = 3
-ARRIVALS_AT_ONCE = 2000
+ARRIVALS_AT_ONCE = 5000
 
 
 Delivered: TypeAlias = tuple[Pairing, LocalFile, Fingerprint, FileStamp, RemoteView]

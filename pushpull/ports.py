@@ -7,7 +7,7 @@ by running one contract suite against both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO, Protocol, TypeAlias
 
 from pushpull.errors import PushpullError
@@ -150,9 +150,10 @@ class Remote(Protocol):
     def headers(self, uids: UidSet) -> Iterator[tuple[Uid, bytes]]:
         """The whole header of each UID, as sent."""
 
-    def messages(self, uids: Sequence[Uid]) -> Iterator[Message]:
+    def messages(self, uids: Sequence[Uid], more: Callable[[], Sequence[Uid]] | None = None) -> Iterator[Message]:
         """Bodies with BODY.PEEK[]; UIDs that the server does not show, or shows without a body, are left out.
-        MessageError when the server refuses the command for good: the caller narrows it down."""
+        MessageError when the server refuses a command for good: the caller narrows it down. `more` is asked for
+        further UIDs before the last ones have come, so that the server never waits; nothing ends it."""
 
     def store(self, uids: UidSet, *, add: Flags, remove: Flags) -> dict[Uid, RemoteView]:
         """±FLAGS, never .SILENT, one of add and remove; the flags as the server showed them afterwards. UIDs that it

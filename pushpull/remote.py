@@ -8,7 +8,7 @@ CLOSE, never .SILENT, and FETCH only with .PEEK.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pushpull import flags as flag_names
 from pushpull import refusal, wire, wire_fetch
@@ -24,6 +24,7 @@ from pushpull.transport import Client
 from pushpull.values import field, struct, value
 
 _WINDOW = 4  # commands of at most 8 kB under way: both sides' buffers hold them
+_AHEAD = 250  # messages that have yet to come when more are asked for: the server never waits
 _TELLING = frozenset({"UIDNOTSTICKY", "NOMODSEQ", "READ-ONLY"})
 
 
@@ -249,14 +250,25 @@ class Session:
                     yield found.uid, found.header
             refusal.demand_ok(command, self.client.peer)
 
-    def messages(self, uids: Sequence[Uid]) -> Iterator[Message]:
-        wanted = set(uids)
+    def messages(self, uids: Sequence[Uid], more: Callable[[], Sequence[Uid]] | None = None) -> Iterator[Message]:
+        self.client.settle()
+        wanted: set[Uid] = set()
         views: dict[Uid, RemoteView] = {}
-        for command in self._each(_uid_fetch(UidSet.of(wanted), wire_fetch.MESSAGE_ITEMS)):
-            for message in messages(self.client, command, wanted, views):
+        commands: deque[Command] = deque()
+
+        def ask(further: Sequence[Uid]) -> bool:
+            wanted.update(further)
+            commands.extend(map(self.client.start, _uid_fetch(UidSet.of(further), wire_fetch.MESSAGE_ITEMS)))
+            return bool(further)
+
+        ask(uids)
+        while commands or (more is not None and ask(more())):
+            for message in messages(self.client, commands.popleft(), wanted, views):
                 wanted.discard(message.view.uid)  # what comes a second time is not asked for any more
                 self.client.useful()
                 yield message
+                if more is not None and len(wanted) <= _AHEAD and not ask(more()):
+                    more = None
 
     def store(self, uids: UidSet, *, add: Flags, remove: Flags) -> dict[Uid, RemoteView]:
         if bool(add) == bool(remove):

@@ -278,9 +278,15 @@ class MemoryRemote:
                 yield uid, _header(self.server.messages[uid].body)
                 self.step("header")
 
-    def messages(self, uids: Sequence[Uid]) -> Iterator[Message]:
+    def messages(self, uids: Sequence[Uid], more: Callable[[], Sequence[Uid]] | None = None) -> Iterator[Message]:
         self._command("messages")
-        for uid in sorted(set(uids)):
+        waiting = sorted(set(uids))
+        while True:
+            if more is not None and len(waiting) <= 1:
+                waiting += sorted(set(more()))
+            if not waiting:
+                return
+            uid = waiting.pop(0)
             message = self.server.messages.get(uid)
             if message is not None:
                 view = self.server.view(uid, modseq=self.condstore)

@@ -121,7 +121,7 @@ def test_a_batch_that_is_refused_for_one_message_is_halved(story, monkeypatch, g
         story.client_adds(body)
     poison, messages = 5, MemoryRemote.messages
 
-    def refusing(self: MemoryRemote, uids: Sequence[Uid]) -> Iterator[Message]:
+    def refusing(self: MemoryRemote, uids: Sequence[Uid], _more: object) -> Iterator[Message]:
         if poison not in uids:
             yield from messages(self, uids)
             return
@@ -146,7 +146,7 @@ def test_a_message_that_ends_the_link_each_time_holds_up_no_other(story, monkeyp
         story.client_adds(body)
     poison, messages = 5, MemoryRemote.messages
 
-    def deadly(self: MemoryRemote, uids: Sequence[Uid]) -> Iterator[Message]:
+    def deadly(self: MemoryRemote, uids: Sequence[Uid], _more: object) -> Iterator[Message]:
         if poison in uids:
             self.cut()
             raise ConnectionLost("the server closed the connection")

@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pushpull.download import Pace
+from pushpull.download import BATCH_MESSAGES, Pace
 from pushpull.engine import Cycle, Settings, Tools
 from pushpull.errors import PushpullError, Refused
 from pushpull.message import fingerprint
@@ -80,6 +80,8 @@ class World:
     directory: Path
     clock: Clock = field(default_factory=Clock)
     policy: Policy = NO_LIMITS
+    batch: int = BATCH_MESSAGES
+    breathe: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
         self.server = MemoryServer(clock=self.clock)
@@ -124,7 +126,7 @@ class World:
     ) -> None:
         pair, trust = self._prepare(store, local, readopt=readopt)
         session: list[MemoryRemote] = []
-        pace = Pace()
+        pace = Pace(self.batch, most=self.batch)
 
         def attempt() -> None:
             nonlocal pair, trust
@@ -132,7 +134,7 @@ class World:
                 session.append(MemoryRemote(self.server, ran.script, self._attempted))
             pair = store.pair(pair.id)
             settings = Settings("test", "folder", replace(self.policy, readopt=readopt), 600.0, "boot", synced=True)
-            tools = Tools(report, self.clock, self.clock.pause, lambda: None, lambda _: None)
+            tools = Tools(report, self.clock, self.clock.pause, lambda: None, lambda _: None, self.breathe)
             cycle = Cycle(session[0], local, store, pair, trust, settings, tools)
             try:
                 cycle.run(ran.tally, pace)

@@ -15,8 +15,8 @@ LEVELS = (
     "errors levels values model flags",
     "ports filenames message wire wire_fetch wording dates shellwords plan trust config config_keys options",
     "private store schema soundness observed observed_local outcomes durable folder maildir marker staging framing sasl"
-    " tls refusal trace transport helpers login remote_append remote_fetch remote connect commands retry locks accounts"
-    " problems",
+    " aside tls refusal trace transport helpers login remote_append remote_fetch remote connect commands retry locks"
+    " accounts problems",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
     "watch_local watch_link watch_remote watch_status",
     "cycles hooks prepare service live late harness worker daemonize notify stopping output progress system_log",

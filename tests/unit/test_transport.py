@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushpull import flags as fl
-from pushpull import framing
+from pushpull import framing, remote
 from pushpull.errors import (
     ConnectionLost,
     DeltaLost,
@@ -531,6 +531,32 @@ def test_messages_are_the_same_however_they_are_cut(cut):
     found = {message.view.uid: b"".join(message.body) for message in here.messages([Uid(uid) for uid in range(4, 9)])}
     assert found == {4: b"one", 5: b"", 6: b"t)\r\n* 9 EXISTS\r\nwo", 7: b"three", 8: b"four"}
     assert here.moved()
+    here.close()
+
+
+def test_more_is_asked_for_before_the_last_has_come(monkeypatch):
+    monkeypatch.setattr(remote, "_AHEAD", 1)
+    asked = []
+
+    def more() -> list[Uid]:
+        asked.append(len(found))
+        return [] if len(asked) == 3 else [Uid(10 * len(asked)), Uid(10 * len(asked) + 1)]
+
+    bodies = [fetched_body(uid, b"%d" % uid) for uid in (4, 5, 10, 11, 20, 21)]
+    here = session(*bodies[:2], b"P1 OK\r\n", *bodies[2:4], b"P2 OK\r\n", *bodies[4:], b"P3 OK\r\n")
+    found = []
+    for message in here.messages([Uid(4), Uid(5)], more):
+        found.append(message.view.uid)
+    assert found == [4, 5, 10, 11, 20, 21]
+    assert asked == [1, 3, 5]
+    assert [line.split()[3] for line in lines(here)] == ["4:5", "10:11", "20:21"]
+    here.close()
+
+
+def test_more_is_asked_for_though_what_was_asked_for_does_not_come(monkeypatch):
+    rest = [[Uid(9)], []]
+    here = session(b"P1 OK\r\n", fetched_body(9, b"nine"), b"P2 OK\r\n")
+    assert [message.view.uid for message in here.messages([Uid(4), Uid(5)], lambda: rest.pop(0))] == [9]
     here.close()
 
 
