@@ -20,7 +20,7 @@ from pushpull.errors import (
 )
 from pushpull.framing import Command, lost
 from pushpull.login import sign_in
-from pushpull.remote import Extensions, Session
+from pushpull.remote import ENABLED, Session, extensions
 from pushpull.transport import Client
 from pushpull.values import field, replace, value
 
@@ -63,7 +63,7 @@ def open_session(account: Account) -> Session:
     client = _verified(account)
     try:
         _log_in(client, account, secret)
-        return Session(client, _extensions(client, account))
+        return _session(client, account)
     except BaseException:
         client.shutdown()
         raise
@@ -222,25 +222,13 @@ def _usable(offered: frozenset[str], disabled: frozenset[str]) -> frozenset[str]
     return offered - without
 
 
-def _extensions(client: Client, account: Account) -> Extensions:
-    """Say who we are, and enable what is used; in one round trip."""
+def _session(client: Client, account: Account) -> Session:
+    """Say who we are, and enable what is used. The answers come with those of the first mailbox."""
     offered = _usable(_capabilities(client), account.disabled)
-    enabling = [name for name in ("CONDSTORE", "QRESYNC") if name in offered] if "ENABLE" in offered else []
-    who = None
+    asked = offered & ENABLED if "ENABLE" in offered else frozenset()
+    greeting = None
     if "ID" in offered:  # some servers let nobody in who does not say (RFC 2971)
-        who = client.start(b'ID ("name" "pushpull" "version" %b)' % wire.quoted(__version__.encode()))
-    enabled: frozenset[str] = frozenset()
-    if enabling:
-        command = client.start(("ENABLE " + " ".join(enabling)).encode("ascii"))
-        for response in client.responses(command):
-            if response.kind == "ENABLED":
-                enabled |= {word.upper() for word in wire.printable(response.rest).split()} & set(enabling)
-    elif who is not None:
-        client.finish(who)
-    condstore = "CONDSTORE" in offered or "QRESYNC" in enabled
-    return Extensions(
-        offered,
-        condstore=condstore,
-        qresync="QRESYNC" in enabled and "QRESYNC" in offered,
-        select_condstore=condstore and not enabled & {"CONDSTORE", "QRESYNC"},
-    )
+        greeting = client.start(b'ID ("name" "pushpull" "version" %b)' % wire.quoted(__version__.encode()))
+    if asked:
+        greeting = client.start(("ENABLE " + " ".join(sorted(asked))).encode("ascii"))
+    return Session(client, extensions(offered, asked), greeting)

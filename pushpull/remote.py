@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 
 from pushpull import flags as flag_names
 from pushpull import refusal, wire, wire_fetch
@@ -25,6 +26,8 @@ from pushpull.values import field, struct, value
 
 _WINDOW = 4  # commands of at most 8 kB under way: both sides' buffers hold them
 _AHEAD = 250  # messages that have yet to come when more are asked for: the server never waits
+ENABLED = frozenset({"CONDSTORE", "QRESYNC"})
+"""The extensions that are to be enabled where they are offered."""
 _TELLING = frozenset({"UIDNOTSTICKY", "NOMODSEQ", "READ-ONLY"})
 
 
@@ -36,6 +39,17 @@ class Extensions:
     condstore: bool = False
     qresync: bool = False
     select_condstore: bool = False  # CONDSTORE is to be asked for with each SELECT
+
+
+def extensions(offered: frozenset[str], enabled: frozenset[str]) -> Extensions:
+    """What may be used when so much was enabled (RFC 5161)."""
+    condstore = "CONDSTORE" in offered or "QRESYNC" in enabled & offered
+    return Extensions(
+        offered,
+        condstore=condstore,
+        qresync="QRESYNC" in enabled & offered,
+        select_condstore=condstore and not enabled & offered & ENABLED,
+    )
 
 
 @struct
@@ -53,13 +67,16 @@ class _Selection:
 class Session:
     """Implements `ports.Remote`; made by `connect.open_session`."""
 
-    def __init__(self, client: Client, extensions: Extensions) -> None:
+    def __init__(self, client: Client, presumed: Extensions, greeting: Command | None = None) -> None:
+        """`greeting` is the last command that was sent and is not answered; `presumed`, that it enables all it asks."""
         self.client = client
-        self.extensions = extensions
+        self.extensions = presumed
+        self._greeting = greeting
+        self._enabled: frozenset[str] = frozenset()
         self._exists: int | None = None
         self._moved = False
         self._with_modseq = False
-        self._appender = Appender(client, extensions.offered)
+        self._appender = Appender(client, presumed.offered)
         client.on_untagged = self._observe
 
     @property
@@ -85,11 +102,14 @@ class Session:
     def open(self, mailbox: str, since: Since | None, *, read_only: bool = False) -> OpenedMailbox:
         """As ports.Remote; all commands leave in one go, so it costs one round trip."""
         name = mailbox_name(mailbox)
-        self.client.settle()
+        if self._greeting is None:
+            self.client.settle()
         self._exists = None
         verb = b"EXAMINE " if read_only else b"SELECT "
         select = self.client.start(verb + name + (b" (CONDSTORE)" if self.extensions.select_condstore else b""))
         canary, arrivals, delta = self._ask(since) if since is not None else (None, None, None)
+        if not self._enabled_as_presumed():
+            return self.open(mailbox, since, read_only=read_only)
         try:
             state = self._selected(select, mailbox)
         except ConnectionLost as error:
@@ -104,6 +124,16 @@ class Session:
             return OpenedMailbox(self.client, state, Uid(1))
         canary_uids = UidSet.of(since.canary)
         return OpenedMailbox(self.client, state, since.uidnext, canary_uids, canary, arrivals, delta)
+
+    def _enabled_as_presumed(self) -> bool:
+        """Take the answers to what was said after the login. False: the server did not enable what the commands behind
+        it rely on."""
+        greeting, self._greeting = self._greeting, None
+        if greeting is None:
+            return True
+        self.client.finish(greeting)
+        presumed, self.extensions = self.extensions, extensions(self.extensions.offered, self._enabled)
+        return self.extensions == presumed
 
     def _ask(self, since: Since) -> tuple[Command | None, Command, Command | None]:
         start = self.client.start
@@ -224,6 +254,8 @@ class Session:
         elif response.kind == "EXPUNGE":
             self._moved = True
             self._exists = max(0, (self._exists or 0) - 1)
+        elif response.kind == "ENABLED":
+            self._enabled |= ENABLED.intersection(wire.printable(response.rest).upper().split())
         elif response.kind == "VANISHED":
             try:
                 earlier, uids = wire.vanished(response.rest)
@@ -319,7 +351,14 @@ class Session:
         self.client.interrupt()
 
     def close(self) -> None:
+        if self._greeting is not None:  # no mailbox was opened
+            with suppress(ConnectionLost):
+                self._enabled_as_presumed()
         self.client.logout()
+
+    def leave(self) -> None:
+        """As `close`, at the end of the process: all that was asked is answered, so nobody waits for a farewell."""
+        self.client.logout(wait=False)
 
 
 def mailbox_name(mailbox: str) -> bytes:

@@ -267,14 +267,17 @@ class Client:
         self.trace.sent(line)
         self.send(line + b"\r\n")
 
-    def logout(self) -> None:
-        """LOGOUT when nothing is under way, and close; never raises, never waits long."""
+    def logout(self, *, wait: bool = True) -> None:
+        """LOGOUT when nothing is under way, and close; never raises, never waits long, or with `wait` False not at all
+        (then the server may still count the connection for a moment)."""
         with contextlib.suppress(ConnectionLost):
             if not self._broken and not self._waiting:
                 with contextlib.suppress(*FOREIGN):
                     self.sock.settimeout(_LOGOUT_SECONDS)
                 self._leaving = True
-                self.run(b"LOGOUT")
+                command = self.start(b"LOGOUT")
+                if wait:
+                    self.finish(command)
         self.shutdown()
 
     # --- reading -----------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ import pytest
 from pushpull import connect, tls
 from pushpull.connect import Account, open_session
 from pushpull.errors import CertificateRefused, ConnectionLost, LoginRefused, ServerBusy, ServerUnsupported
+from pushpull.model import ModSeq, Uid
+from pushpull.ports import Since
 from tests.support.dovecot import Dovecot, certificates
 from tests.support.listener import Listener, Peer
 
@@ -377,12 +379,32 @@ def test_login_disabled_means_authenticate():
     ],
 )
 def test_what_is_enabled_is_used(after, script, expected):
-    answers = [b"P1 OK [CAPABILITY IMAP4rev1 " + after + b"] in", *([script] if script else [])]
+    """It is asked for ahead of the first mailbox; where it is not granted, the mailbox is opened once more."""
+    presumed = "QRESYNC" in after.decode() and script is not None
+    selected = [b"* 0 EXISTS\r\n* OK [UIDVALIDITY 7]\r\nP%d OK" % number for number in range(2 + bool(script), 5)]
+    answers = [b"P1 OK [CAPABILITY IMAP4rev1 " + after + b"] in", *([script] if script else []), *selected]
     with Listener(tls_server(*answers, greeting=BEFORE)) as server:
         session = open_session(account(server.port))
+        session.open("x", None)
         extensions = session.extensions
         session.client.shutdown()
     assert (extensions.condstore, extensions.qresync, extensions.select_condstore) == expected
+    select = (
+        [b"P3 SELECT", b"P4 SELECT"] if presumed and not extensions.qresync else [b"P%d SELECT" % (2 + bool(script))]
+    )
+    assert [line[:9] for line in server.heard if b"SELECT" in line] == select
+
+
+def test_what_follows_the_login_leaves_in_one_go():
+    """ID, ENABLE, and the mailbox with all that is asked of it: the server has not answered any of it."""
+    login = b"P1 OK [CAPABILITY IMAP4rev1 ID ENABLE CONDSTORE QRESYNC] in"
+    since = Since(7, Uid(10), ModSeq(50), (Uid(9),))
+    with Listener(tls_server(login, *[b"* OK wait"] * 5, b"* BYE that is all", greeting=BEFORE)) as server:
+        session = open_session(account(server.port))
+        with pytest.raises(ConnectionLost, match="that is all"):
+            session.open("x", since)
+    said = [line.split(b" ", 2)[1] for line in server.heard]
+    assert said == [b"LOGIN", b"ID", b"ENABLE", b"SELECT", b"UID", b"UID", b"UID"]
 
 
 def test_preauth_under_tls_is_a_login():
