@@ -108,9 +108,9 @@ class Session:
         verb = b"EXAMINE " if read_only else b"SELECT "
         select = self.client.start(verb + name + (b" (CONDSTORE)" if self.extensions.select_condstore else b""))
         canary, arrivals, delta = self._ask(since) if since is not None else (None, None, None)
-        if not self._enabled_as_presumed():
-            return self.open(mailbox, since, read_only=read_only)
         try:
+            if not self._enabled_as_presumed():
+                return self.open(mailbox, since, read_only=read_only)
             state = self._selected(select, mailbox)
         except ConnectionLost as error:
             if delta is None:

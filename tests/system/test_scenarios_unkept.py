@@ -47,12 +47,18 @@ def test_flags_of_an_upload_that_the_server_does_not_keep(behind: Setup, proxy: 
 
 _COARSE = """
 from pushpull import folder
-folder.Folder._stamps = lambda self, directories: dict.fromkeys(directories, (1, 1, 1))
+
+exact = folder.Folder._stamps
+
+def coarse(self, directories):
+    return {name: stamp and (*stamp[:2], stamp[2] // 10**9 * 10**9) for name, stamp in exact(self, directories).items()}
+
+folder.Folder._stamps = coarse
 """
 
 
 def test_changes_that_no_time_of_a_directory_shows(setup: Setup) -> None:
-    """A clock so coarse that a change after our own renames, in the same tick, leaves every time as it was."""
+    """A clock so coarse (a second) that a change after our own renames leaves every time as it was."""
     setup.program = patched(_COARSE)
     setup.put_remotes(["A", "B", "C"], "S")
     setup.sync()

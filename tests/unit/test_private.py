@@ -78,8 +78,8 @@ def test_all_that_is_made_is_private(umask: int, tmp_path: Path) -> None:
         directories = {path: oct(mode(path)) for path in tmp_path.rglob("*") if path.is_dir()}
         store.close()
     output.close()
-    assert {"state", "state-wal", "state-shm", "state.1.lock", "log", ".pushpull"} <= files.keys()
-    assert len(files) == 8  # and a message in new/, and one in tmp/
+    assert {"state", "state-wal", "state-shm", "state.sound", "state.1.lock", "log", ".pushpull"} <= files.keys()
+    assert len(files) == 9  # and a message in new/, and one in tmp/
     assert set(files.values()) == {oct(0o600)}
     assert len(directories) == 13  # above/base, logs/of, mail/folder with tmp, new, cur and a bucket of three
     assert set(directories.values()) == {oct(0o700)}
