@@ -104,6 +104,7 @@ BUILT = {
     "sets",
     "drafts",
     "which",
+    "row",
     "among",
 }
 
