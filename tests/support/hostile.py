@@ -59,8 +59,7 @@ def drip(octets: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def silent() -> Iterator[bytes]:
-    """Says nothing. The program has left by its end, or its deadline did not hold."""
-    time.sleep(20)
+    """Says nothing any more, until the program has left."""
     yield b""
 
 
@@ -336,8 +335,7 @@ class _Talk:
     _rest: bytearray = field(default_factory=bytearray)
 
     def run(self) -> None:
-        for piece in self.server.greeting:
-            self.sock.sendall(piece)
+        self._say(self.server.greeting)
         while True:
             tag, _, text = self._line().partition(b" ")
             literal = b""
@@ -352,10 +350,15 @@ class _Talk:
                 self._idle(tag)
                 continue
             honest = self.server.answer(tag, text, literal) if text.upper() != b"IDLE" else [tag + b" OK idled\r\n"]
-            for piece in honest if rule is None else rule.lie(Asked(tag, text, honest)):
-                self.sock.sendall(piece)
+            self._say(honest if rule is None else rule.lie(Asked(tag, text, honest)))
             if text.upper() == b"LOGOUT":
                 return
+
+    def _say(self, pieces: Iterable[bytes]) -> None:
+        for piece in pieces:
+            while not piece:  # `silent`
+                self._receive()
+            self.sock.sendall(piece)
 
     def _idle(self, tag: bytes) -> None:
         self.sock.sendall(b"+ idling\r\n")
