@@ -25,7 +25,6 @@ from pushpull.transport import Client
 from pushpull.values import field, struct, value
 
 _WINDOW = 4  # commands of at most 8 kB under way: both sides' buffers hold them
-_AHEAD = 250  # messages that have yet to come when more are asked for: the server never waits
 ENABLED = frozenset({"CONDSTORE", "QRESYNC"})
 """The extensions that are to be enabled where they are offered."""
 _TELLING = frozenset({"UIDNOTSTICKY", "NOMODSEQ", "READ-ONLY"})
@@ -284,6 +283,7 @@ class Session:
 
     def messages(self, uids: Sequence[Uid], more: Callable[[], Sequence[Uid]] | None = None) -> Iterator[Message]:
         self.client.settle()
+        few = len(uids) // 2  # still to come when more are asked for: the server never waits
         wanted: set[Uid] = set()
         views: dict[Uid, RemoteView] = {}
         commands: deque[Command] = deque()
@@ -299,7 +299,7 @@ class Session:
                 wanted.discard(message.view.uid)  # what comes a second time is not asked for any more
                 self.client.useful()
                 yield message
-                if more is not None and len(wanted) <= _AHEAD and not ask(more()):
+                if more is not None and len(wanted) <= few and not ask(more()):
                     more = None
 
     def store(self, uids: UidSet, *, add: Flags, remove: Flags) -> dict[Uid, RemoteView]:

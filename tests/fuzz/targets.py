@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
-from pushpull import wire, wire_fetch
-from pushpull.connect import _extensions  # the negotiation after the login, which nothing else exposes
+from pushpull import connect, wire, wire_fetch
 from pushpull.errors import (
     ConnectionLost,
     MailboxMissing,
@@ -124,8 +123,9 @@ def _append_all(client: Client) -> Iterable[Any]:
 def _login(client: Client) -> Iterable[Any]:
     yield sign_in(client, "OAUTHBEARER", "alice", "s3cret").status
     yield client.failure
-    extensions = _extensions(client, _ACCOUNT)
-    yield extensions.qresync
+    session = connect._session(client, _ACCOUNT)  # the negotiation after the login, which nothing else exposes
+    session._enabled_as_presumed()
+    yield session.qresync
 
 
 class _Account:

@@ -10,6 +10,7 @@ import os
 from contextlib import ExitStack
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
@@ -143,7 +144,7 @@ class Machine(RuleBasedStateMachine):
 
 
 _LARGE = os.environ.get("HYPOTHESIS_PROFILE") == "dev"
-TestMachine = Machine.TestCase
+TestMachine = pytest.mark.timeout(400)(Machine.TestCase)  # half a minute of one core
 TestMachine.settings = settings(
     max_examples=1000 if _LARGE else 300,
     stateful_step_count=50 if _LARGE else 30,

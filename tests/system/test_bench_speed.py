@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,11 @@ ALL = os.environ.get("PUSHPULL_BENCH") == "all"
 def run(script: str, path: Path, *options: str) -> tuple[dict[str, Any], str]:
     """The figures, and what was printed."""
     command = [sys.executable, str(BENCH / script), "--json", str(path / "figures.json"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "TMPDIR": str(path)})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert not list(path.glob("pushpull-bench-*"))
+    with tempfile.TemporaryDirectory(prefix="pushpull-") as short:  # the name of a socket has 107 bytes at most
+        environment = {**os.environ, "TMPDIR": short}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert not os.listdir(short)
     return json.loads((path / "figures.json").read_text()), done.stdout
 
 

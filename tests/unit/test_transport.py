@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pushpull import flags as fl
-from pushpull import framing, remote
+from pushpull import framing
 from pushpull.errors import (
     ConnectionLost,
     DeltaLost,
@@ -539,8 +539,7 @@ def test_messages_are_the_same_however_they_are_cut(cut):
     here.close()
 
 
-def test_more_is_asked_for_before_the_last_has_come(monkeypatch):
-    monkeypatch.setattr(remote, "_AHEAD", 1)
+def test_more_is_asked_for_before_the_last_has_come():
     asked = []
 
     def more() -> list[Uid]:
