@@ -226,11 +226,6 @@ class Sessions:
         if session is not None:
             session.close()
 
-    def leave(self) -> None:
-        """The process ends."""
-        if self._session is not None:
-            self._session.leave()
-
     def doubt(self) -> None:
         """The link may be a dead one that nobody told us of: `get` is to see whether it answers, and soon."""
         self._doubtful = True

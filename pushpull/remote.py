@@ -356,10 +356,6 @@ class Session:
                 self._enabled_as_presumed()
         self.client.logout()
 
-    def leave(self) -> None:
-        """As `close`, at the end of the process: all that was asked is answered, so nobody waits for a farewell."""
-        self.client.logout(wait=False)
-
 
 def mailbox_name(mailbox: str) -> bytes:
     """A mailbox name for the wire: modified UTF-7 (RFC 3501 section 5.1.3), quoted."""

@@ -78,7 +78,7 @@ class _Run:
                     break
             return worst(codes)
         finally:
-            self._sessions.leave()
+            self._sessions.drop()
             store.close()
 
     def _open_state(self) -> Store:

@@ -267,17 +267,14 @@ class Client:
         self.trace.sent(line)
         self.send(line + b"\r\n")
 
-    def logout(self, *, wait: bool = True) -> None:
-        """LOGOUT when nothing is under way, and close; never raises, never waits long, or with `wait` False not at all
-        (then the server may still count the connection for a moment)."""
+    def logout(self) -> None:
+        """LOGOUT when nothing is under way, and close; never raises, never waits long."""
         with contextlib.suppress(ConnectionLost):
             if not self._broken and not self._waiting:
                 with contextlib.suppress(*FOREIGN):
                     self.sock.settimeout(_LOGOUT_SECONDS)
                 self._leaving = True
-                command = self.start(b"LOGOUT")
-                if wait:
-                    self.finish(command)
+                self.run(b"LOGOUT")
         self.shutdown()
 
     # --- reading -----------------------------------------------------------------------------------------------

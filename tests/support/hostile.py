@@ -58,12 +58,12 @@ def drip(octets: Iterable[bytes]) -> Iterator[bytes]:
         time.sleep(0.3)
 
 
-def silent() -> Iterator[bytes]:
+def silent() -> Iterator[None]:
     """Says nothing any more, until the program has left."""
-    yield b""
+    yield None
 
 
-Lie = Callable[[Asked], Iterable[bytes]]
+Lie = Callable[[Asked], Iterable[bytes | None]]
 
 
 @dataclass
@@ -354,9 +354,9 @@ class _Talk:
             if text.upper() == b"LOGOUT":
                 return
 
-    def _say(self, pieces: Iterable[bytes]) -> None:
+    def _say(self, pieces: Iterable[bytes | None]) -> None:
         for piece in pieces:
-            while not piece:  # `silent`
+            while piece is None:
                 self._receive()
             self.sock.sendall(piece)
 

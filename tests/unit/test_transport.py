@@ -144,11 +144,6 @@ def test_logout_is_sent_only_when_nothing_is_under_way():
     sock = client.sock
     client.logout()
     assert sock.lines == ["P1 LOGOUT"]
-    client = scripted_client(b"* BYE see you\r\nP1 OK x\r\n")
-    sock = client.sock
-    came = sock.received
-    client.logout(wait=False)
-    assert (sock.lines, sock.received - came, sock.closed) == (["P1 LOGOUT"], 0, True)
     client = scripted_client(b"* 1 EXISTS\r\n")
     sock = client.sock
     client.start(b"NOOP")
