@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -79,10 +79,12 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setattr(folder, "_SETTLED_NS", 30_000_000)
     monkeypatch.setattr(folder, "shows_each_change", lambda _fd: True)
-    return Place(tmp_path / "folder", monkeypatch)
+    made = Place(tmp_path / "folder", monkeypatch)
+    yield made
+    made.store.close()
 
 
 ALL = ["a3/cur", "a3/new", "cur", "new"]
