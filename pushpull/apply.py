@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 from pushpull import levels
+from pushpull.batched import batched
 from pushpull.download import local_file, tell_failure
 from pushpull.errors import MessageError
 from pushpull.flags import DELETED, NONE, Flags
@@ -47,7 +47,7 @@ class Applier:
         wanted = {action.row.uid: action for action in actions if action.row.uid is not None}
         headers = self._remote.headers(UidSet.of(wanted))
         done = seen = 0
-        while batch := list(islice(headers, LOCAL_BATCH)):  # the server need not wait for what is done with them
+        for batch in batched(headers, LOCAL_BATCH):  # the server need not wait for what is done with them
             self._check_stop()
             with self._outcomes.transaction():
                 for uid, header in batch:

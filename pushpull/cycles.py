@@ -17,7 +17,7 @@ from pushpull.prepare import Prepared
 from pushpull.retry import Patience
 from pushpull.soundness import boot_id
 from pushpull.store import Store
-from pushpull.values import field, replace, struct
+from pushpull.values import field, struct
 
 
 @struct
@@ -78,7 +78,7 @@ class Cycles:
             pause=used.pause,
             tell=tell,
         )
-        settings = replace(self._settings(prepared.pairing, readopt=readopt), whole_folder=whole_folder or readopt)
+        settings = self._settings(prepared.pairing, readopt=readopt, whole_folder=whole_folder)
         kept = self._sessions.served
 
         def attempt() -> None:
@@ -109,7 +109,7 @@ class Cycles:
             prepared.trust = cycle.trust
             effort.look_again = cycle.look_again
 
-    def _settings(self, pairing: PairingConfig, *, readopt: bool) -> Settings:
+    def _settings(self, pairing: PairingConfig, *, readopt: bool, whole_folder: bool) -> Settings:
         safety = pairing.safety
         policy = Policy(
             local_delete_limit=safety.local_delete_limit,
@@ -127,4 +127,5 @@ class Cycles:
             synced=self._config.local.fsync,
             dry_run=self._options.dry_run,
             stays=self._stays,
+            whole_folder=whole_folder or readopt,
         )

@@ -11,13 +11,14 @@ kept in its row, and the others go on.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import partial
+from typing import BinaryIO
 
 from pushpull import levels
 from pushpull.aside import Aside
 from pushpull.dates import to_epoch
-from pushpull.errors import ConnectionLost, MessageError, ServerBusy
+from pushpull.errors import ConnectionLost, MessageError, ServerBusy, is_throttled
 from pushpull.flags import ALL, DELETED, DRAFT, Flags
 from pushpull.message import Likeness, same_message
 from pushpull.model import FileStamp, LocalFile, Pairing, Tally, Uid, UidSet
@@ -30,6 +31,7 @@ from pushpull.wording import printable
 BATCH_MESSAGES = 500
 BATCH_BYTES = 8 << 20
 MOST_UPLOADS = 100
+_PIECE = 1 << 16
 _ANSWERS = ("accepted", "open", "")
 
 
@@ -124,7 +126,7 @@ class Downloader:
         except (ConnectionLost, ServerBusy) as error:
             if len(batch) == 1 and wanted:
                 row = next(iter(wanted.values())).row
-                if not _throttled(error) and self._pace.suspected(row):
+                if not is_throttled(error) and self._pace.suspected(row):
                     self._fail(row, f"the server does not give it: {error}")
             self._pace.slower(min(len(wanted), self._pace.messages))
             raise
@@ -132,8 +134,8 @@ class Downloader:
             self._missing(wanted)
 
     def _more(self, wanted: dict[Uid, Download]) -> list[Uid]:
-        """The next UIDs to ask for. None when it is time for something else: that is told to the caller when what was
-        asked for has come, for until then it is under way."""
+        """The next UIDs to ask for. No more when it is time for something else: that is raised once what was asked for
+        has come, for until then it is under way."""
         try:
             if self._rest:
                 self._breathe()
@@ -246,8 +248,7 @@ class Downloader:
                 return False
             handle, _ = opened
             with handle:
-                chunks = iter(lambda: handle.read(1 << 16), b"")
-                return same_message(staged.chunks(), chunks) is not Likeness.DIFFERENT
+                return same_message(staged.chunks(), pieces(handle)) is not Likeness.DIFFERENT
         except MessageError:  # the file cannot be read: nothing says that it is the same
             return False
 
@@ -289,6 +290,11 @@ def _by_uid(batch: Sequence[Download]) -> dict[Uid, Download]:
     return {action.row.uid: action for action in batch if action.row.uid is not None}
 
 
+def pieces(handle: BinaryIO) -> Iterator[bytes]:
+    """What is left to read of a message file."""
+    return iter(lambda: handle.read(_PIECE), b"")
+
+
 def local_file(row: Pairing) -> LocalFile:
     """Where a row's file was last seen."""
     assert row.uniquename is not None  # noqa: S101 - asked of rows with a file
@@ -303,10 +309,6 @@ def tell_failure(report: Report, tally: Tally, what: str, reason: str, count: in
     else:
         tally.failed += 1
         report.line(levels.WARNING, f"failed: {what}: {printable(reason)}; it will be tried again")
-
-
-def _throttled(error: Exception) -> bool:
-    return isinstance(error, ServerBusy) and error.throttled
 
 
 def _preference(row: Pairing, flags: Flags) -> tuple[int, int, bool, int]:

@@ -156,6 +156,11 @@ class ServerBusy(Temporary):
         return self.code == "THROTTLED"
 
 
+def is_throttled(error: BaseException) -> bool:
+    """See `ServerBusy.throttled`."""
+    return isinstance(error, ServerBusy) and error.throttled
+
+
 class Restless(Temporary):
     """A side changed all the while that it was looked at. What was achieved meanwhile gives no right to more attempts:
     whoever changes it may do so for ever.

@@ -36,8 +36,8 @@ import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 
+from pushpull.batched import batched
 from pushpull.durable import disk, disk_error, flush_directory, shown, shows_each_change
 from pushpull.errors import LocalDiskError
 from pushpull.filenames import flags_of, split
@@ -241,7 +241,7 @@ class Folder:
         with disk(self.absolute(directory)):
             try:
                 with self.opened(directory) as fd, os.scandir(fd) as entries:
-                    while some := list(islice(entries, _AT_ONCE)):
+                    for some in batched(entries, _AT_ONCE):
                         self._compare(directory, some, seen, names)
                     return shows_each_change(fd)
             except FileNotFoundError:

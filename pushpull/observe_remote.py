@@ -21,10 +21,10 @@ of the UIDVALIDITY.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
-from typing import TypeVar
+from itertools import chain
 
 from pushpull import levels
+from pushpull.batched import batched
 from pushpull.dates import to_epoch
 from pushpull.errors import DeltaLost, ResyncNeeded, ServerBusy, Temporary
 from pushpull.model import NEVER, Identity, MailboxState, ModSeq, Pair, RemoteView, Uid, UidSet
@@ -42,8 +42,6 @@ LARGE_ABSENCE = 50
 COMPARE_SECONDS = 86_400.0
 FOLDER_LIMITS = (1000, 2000, 5000, 10_000)
 """What Gmail offers as the number of messages that a folder may show."""
-
-T = TypeVar("T")
 
 
 @value
@@ -83,7 +81,7 @@ class RemoteObserver:
     def identify(self) -> None:
         """Look at size and Message-ID of UIDs that may be the same message as some file."""
         if wanted := self._rows.unidentified():
-            for batch in _chunks(self._remote.identities(wanted), BATCH):
+            for batch in batched(self._remote.identities(wanted), BATCH):
                 self._rows.note_identities(batch)  # no transaction spans the network
 
     def look_at(self, uids: Iterable[Uid]) -> None:
@@ -185,7 +183,7 @@ class RemoteObserver:
         """Take in the new UIDs. Returns why they contradict what is known of them (our own uploads since the last
         observation are among them, and no canary stood for those), or "".
         """
-        for batch in _chunks(arrivals, BATCH):
+        for batch in batched(arrivals, BATCH):
             stranger = self._rows.contradicted(arrival.identity for arrival in batch)
             if stranger is not None:
                 return f"UID {stranger} is another message now"
@@ -197,7 +195,7 @@ class RemoteObserver:
 
     def _note(self, views: Iterator[RemoteView]) -> int:
         count = 0
-        for batch in _chunks(views, BATCH):
+        for batch in batched(views, BATCH):
             self._rows.note_views(batch)
             count += len(batch)
         return count
@@ -210,7 +208,7 @@ class RemoteObserver:
             return None
         vanished = UidSet()
         try:
-            for batch in _chunks(opening.changed(), BATCH):
+            for batch in batched(opening.changed(), BATCH):
                 self._rows.note_views(change for change in batch if isinstance(change, RemoteView))
                 gone = [change.uids.ranges for change in batch if isinstance(change, Vanished)]
                 vanished = UidSet(chain(vanished.ranges, *gone)) if gone else vanished
@@ -358,11 +356,6 @@ def _same_identity(saved: Identity, shown: Identity) -> bool:
     return saved.message_id == shown.message_id and (
         (same_date or saved.size == shown.size) if saved.message_id else (same_date and saved.size == shown.size)
     )
-
-
-def _chunks(values: Iterator[T], size: int) -> Iterator[list[T]]:
-    while chunk := list(islice(values, size)):
-        yield chunk
 
 
 def _union(left: UidSet, right: UidSet) -> UidSet:

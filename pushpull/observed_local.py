@@ -16,6 +16,10 @@ from pushpull.observed import unmark
 from pushpull.store import Store, translate
 from pushpull.values import value
 
+LIST_SECONDS = 86_400.0
+_SLICE = 20_000
+_FILES = "FROM pairing INDEXED BY pairing_files WHERE pair = :pair AND uniquename IS NOT NULL AND NOT gone"
+
 
 @value
 class Absent:
@@ -27,11 +31,6 @@ class Absent:
     local_flags: int
     unsynced_boot: str
     directory: str
-
-
-LIST_SECONDS = 86_400.0
-_SLICE = 20_000
-_FILES = "FROM pairing INDEXED BY pairing_files WHERE pair = :pair AND uniquename IS NOT NULL AND NOT gone"
 
 
 class LocalRows:

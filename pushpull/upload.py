@@ -19,14 +19,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import BinaryIO
 
 from pushpull import levels
 from pushpull.dates import from_epoch
-from pushpull.download import Pace, local_file, tell_failure
-from pushpull.errors import ConnectionLost, MailboxMissing, MessageError, PushpullError, ServerBusy
+from pushpull.download import Pace, local_file, pieces, tell_failure
+from pushpull.errors import ConnectionLost, MailboxMissing, MessageError, PushpullError, ServerBusy, is_throttled
 from pushpull.flags import DELETED
 from pushpull.message import to_crlf
 from pushpull.model import FileStamp, MailboxState, Pair, Pairing, Tally, Uid
@@ -38,7 +37,6 @@ from pushpull.values import value
 from pushpull.wording import printable
 
 YOUNG_SECONDS = 2.0
-_CHUNK = 1 << 16
 # A batch is to take no longer than new mail may be held up, and no shorter than its round trip and commits pay for.
 _FEW_OCTETS, _MANY_OCTETS = 1 << 16, 1 << 21
 _SHORT_SECONDS, _LONG_SECONDS = 0.3, 1.0
@@ -161,7 +159,7 @@ class Uploader:
             return None
         handle, stamp = opened
         files.enter_context(handle)
-        size, chunks = row.size or 0, to_crlf(_chunks(handle))
+        size, chunks = row.size or 0, to_crlf(pieces(handle))
         whole = list(chunks) if stamp == row.stamp and self._remote.unasked(size) else None
         if stamp != row.stamp or (whole is not None and sum(map(len, whole)) != size):
             self._read_again(row)
@@ -268,7 +266,7 @@ class Uploader:
         self._outcomes.append_refused([row])
         if isinstance(answer, MessageError):
             reason = f"the server refuses it: {answer}"
-        elif answer is later and not _throttled(answer) and self._pace.suspected(row):
+        elif answer is later and not is_throttled(answer) and self._pace.suspected(row):
             reason = str(answer)  # not due now: a new session goes on with the others
         else:
             return "", 0
@@ -302,14 +300,6 @@ class Uploader:
     def _fail(self, row: Pairing, reason: str) -> None:
         count = self._outcomes.failed(row, reason, self._clock())
         tell_failure(self._report, self._tally, printable(row.uniquename or b""), reason, count)
-
-
-def _throttled(error: PushpullError) -> bool:
-    return isinstance(error, ServerBusy) and error.throttled
-
-
-def _chunks(handle: BinaryIO) -> Iterator[bytes]:
-    return iter(lambda: handle.read(_CHUNK), b"")
 
 
 def _internaldate(stamp: FileStamp) -> str:

@@ -46,21 +46,24 @@ def test_own_sessions_do_not_show_on_the_wire(setup: Setup) -> None:
     assert setup.sent() == []
 
 
+def ended_long_ago(dovecot: Dovecot, user: str, said: bytes) -> str:
+    """A new user of whom a session is left that said this; its process has a number that is ours now."""
+    user = dovecot.add_user(user)
+    log = dovecot.base / "rawlog" / user / f"20260101-000000.{os.getpid()}.1.in"
+    log.write_bytes(said)
+    os.utime(log, (LONG_AGO, LONG_AGO))
+    return user
+
+
 def test_the_number_of_an_ended_session_may_be_another_process_now(dovecot: Dovecot) -> None:
     """Process numbers come round within the hour of a long campaign; nobody else's end is waited for."""
-    user = dovecot.add_user("long-gone")
-    log = dovecot.base / "rawlog" / user / f"20260101-000000.{os.getpid()}.1.in"
-    log.write_bytes(b"1.000000 a NOOP\r\n")
-    os.utime(log, (LONG_AGO, LONG_AGO))
+    user = ended_long_ago(dovecot, "long-gone", b"1.000000 a NOOP\r\n")
     assert dovecot.commands(user) == ["NOOP"]
 
 
 def test_half_a_line_is_no_command(dovecot: Dovecot) -> None:
     """The link was cut within it; `RFC822.SI` would look like a way to set \\Seen."""
-    user = dovecot.add_user("cut-off")
-    log = dovecot.base / "rawlog" / user / f"20260101-000000.{os.getpid()}.1.in"
-    log.write_bytes(b"1.000000 a NOOP\r\n2.000000 b UID FETCH 4:6 (UID RFC822.SI")
-    os.utime(log, (LONG_AGO, LONG_AGO))
+    user = ended_long_ago(dovecot, "cut-off", b"1.000000 a NOOP\r\n2.000000 b UID FETCH 4:6 (UID RFC822.SI")
     assert dovecot.commands(user) == ["NOOP"]
 
 

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[2] / "pushpull"
 
 LEVELS = (
-    "errors levels values model flags",
+    "errors levels values batched model flags",
     "ports filenames message wire wire_fetch wording dates shellwords plan trust config config_keys options",
     "private store schema soundness observed observed_local outcomes durable folder maildir marker staging framing sasl"
     " aside tls refusal trace transport helpers login remote_append remote_fetch remote connect commands retry locks"
