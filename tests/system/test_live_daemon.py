@@ -18,9 +18,13 @@ import pytest
 
 from pushpull.errors import EX_CONFIG, EX_DISK, EX_LOGIN, EX_REFUSED, EX_TEMPORARY, EX_UNSUPPORTED, EX_USAGE
 from tests.support.live import Live
+from tests.support.patched import patched
 from tests.support.proxy import Proxy
 from tests.support.run import Setup
 from tests.support.waiting import wait_for
+
+# Seconds: the program has two, a loaded machine takes its own time, and what would hold it up lasts for a minute.
+SOON = 15.0
 
 
 @pytest.fixture
@@ -52,7 +56,7 @@ def daemon(setup: Setup, *args: str) -> Iterator[int]:
         sent = time.monotonic()
         os.kill(pid, signal.SIGTERM)
         wait_for(lambda: not alive(pid), what="its end")
-        assert time.monotonic() - sent < 2.5
+        assert time.monotonic() - sent < SOON
         assert not (setup.base / "state.db.pid").exists()
     finally:
         if alive(pid):
@@ -200,7 +204,7 @@ def test_debug_imap_stays_in_the_foreground(live: Setup):
 def test_sigint_ends_it_well(live: Setup):
     with Live(live) as running:
         running.signal(signal.SIGINT)
-        assert running.process.wait(3) == 0
+        assert running.process.wait(20) == 0
     assert "ended by SIGINT" in log(live)
 
 
@@ -215,8 +219,8 @@ def test_a_signal_in_a_download_that_hangs_ends_it_in_two_seconds(live: Setup):
                 wait_for(lambda: stalled.hits > 40, what="the stall", detail=running.story)
                 sent = time.monotonic()
                 running.signal(signal.SIGTERM)
-                assert running.process.wait(5) == 0, running.story()
-                assert time.monotonic() - sent < 2.3
+                assert running.process.wait(20) == 0, running.story()
+                assert time.monotonic() - sent < SOON
             gate.set()
     finally:
         gate.set()
@@ -237,7 +241,7 @@ def test_a_signal_while_a_command_for_the_password_runs(live: Setup):
     sent = time.monotonic()
     process.send_signal(signal.SIGTERM)
     run = live.finish(process)
-    assert time.monotonic() - sent < 4  # the command's group gets two seconds
+    assert time.monotonic() - sent < SOON
     assert run.code == EX_TEMPORARY
     assert "interrupted" in run.err
 
@@ -253,7 +257,7 @@ def test_a_signal_while_the_first_login_hangs(live: Setup):
             process.send_signal(signal.SIGUSR1)  # too early, and harmless
             process.send_signal(signal.SIGTERM)
             run = live.finish(process)
-    assert time.monotonic() - sent < 2.5
+    assert time.monotonic() - sent < SOON
     assert run.code == EX_TEMPORARY
     assert "interrupted" in run.err
 
@@ -278,8 +282,8 @@ def test_a_signal_while_the_worker_waits_for_a_server_that_is_silent_now(live: S
     with waiting_for_a_server_that_is_silent_now(live) as running:
         sent = time.monotonic()
         running.signal(signal.SIGTERM)
-        assert running.process.wait(5) == 0, running.story()
-        assert time.monotonic() - sent < 2.3
+        assert running.process.wait(20) == 0, running.story()
+        assert time.monotonic() - sent < SOON
 
 
 def test_a_signal_while_the_post_sync_command_hangs(live: Setup):
@@ -290,18 +294,19 @@ def test_a_signal_while_the_post_sync_command_hangs(live: Setup):
         wait_for(lambda: hook.exists() and hook.read_text().strip(), what="the command", detail=running.story)
         sent = time.monotonic()
         running.signal(signal.SIGTERM)
-        assert running.process.wait(5) == 0, running.story()
-        assert time.monotonic() - sent < 2.3
+        assert running.process.wait(20) == 0, running.story()
+        assert time.monotonic() - sent < SOON
     pid = int((live.base / "hook").read_text())
     wait_for(lambda: not alive(pid), what="the command's end")
 
 
 def test_a_second_signal_ends_it_at_once(live: Setup):
+    live.program = patched("from pushpull import harness\nharness.FINISH_SECONDS = 60")
     with waiting_for_a_server_that_is_silent_now(live) as running:
         running.signal(signal.SIGTERM)
         running.wait_log("ended by SIGTERM")
         running.signal(signal.SIGINT)
-        assert running.process.wait(0.8) == 0, running.story()
+        assert running.process.wait(20) == 0, running.story()
 
 
 def test_sighup_opens_the_log_anew(live: Setup):
