@@ -24,7 +24,8 @@ from tests.support.server import (
 
 _CAPABILITY = "IMAP4rev1 UIDPLUS CHILDREN NAMESPACE THREAD=ORDEREDSUBJECT THREAD=REFERENCES SORT QUOTA IDLE"
 
-# The login process asks authdaemond, which finds the users in {base}/etc (bound to /etc/courier).
+# The login process asks authdaemond, which finds the users in {base}/etc (bound to /etc/courier). A session without a
+# gam_server starts one that outlives the test, and without its program looks for one for a second at each login and lock.
 _INSIDE = """
 mount --bind {base}/etc /etc/courier
 echo 'courier:x:991:8::/var/lib/courier:/bin/false' >>/etc/passwd
@@ -34,6 +35,8 @@ set -a
 . /etc/courier/authdaemonrc
 /usr/lib/courier/courier-authlib/authdaemond &
 until [ -S /run/courier/authdaemon/socket ]; do sleep 0.02; done
+GAM_CLIENT_ID={tls}
+setpriv --reuid={uid} --regid={gid} --clear-groups /usr/libexec/gam_server --notimeout $GAM_CLIENT_ID &
 prefix=/usr exec_prefix=/usr sbindir=/usr/sbin bindir=/usr/bin
 . /etc/courier/imapd
 . /etc/courier/imapd-ssl
@@ -82,7 +85,15 @@ class Courier(RecordedServer):
         if not (self.base / "etc").exists():
             self._write_files()
             self._write_users()
-        script = _INSIDE.format(base=self.base, tls=self.tls_port, plain=self.plain_port, per_address=self._per_address)
+        uid, gid = mail_ids()
+        script = _INSIDE.format(
+            base=self.base,
+            tls=self.tls_port,
+            plain=self.plain_port,
+            per_address=self._per_address,
+            uid=uid,
+            gid=gid,
+        )
         return namespace.start("courier", script, self.base / "log")
 
     def _write_files(self) -> None:
@@ -93,11 +104,10 @@ class Courier(RecordedServer):
         (etc / "authdaemonrc").write_text(_AUTHDAEMONRC)
         pem = certificates().pem("good").read_bytes() + certificates().key("good").read_bytes()
         (etc / "imapd.pem").write_bytes(pem)
-        # What is appended last counts. Without EMPTYTRASH= the trash is emptied of what is a week old. Locks ask a
-        # gam_server, which is not here, for a second each; sessions that only read and append do without.
+        # What is appended last counts. Without EMPTYTRASH= the trash is emptied of what is a week old.
         (etc / "imapd").write_text(
             f"{(packaged / 'imapd').read_text()}\n"
-            f'IMAP_CAPABILITY="{_CAPABILITY}"\nIMAP_IDLE_TIMEOUT=1\nIMAP_EMPTYTRASH=\nIMAP_USELOCKS=0\n{self._settings}\n'
+            f'IMAP_CAPABILITY="{_CAPABILITY}"\nIMAP_IDLE_TIMEOUT=1\nIMAP_EMPTYTRASH=\n{self._settings}\n'
         )
         (etc / "imapd-ssl").write_text(
             f"{(packaged / 'imapd-ssl').read_text()}\n"
