@@ -24,8 +24,8 @@ from tests.support.server import (
 
 _CAPABILITY = "IMAP4rev1 UIDPLUS CHILDREN NAMESPACE THREAD=ORDEREDSUBJECT THREAD=REFERENCES SORT QUOTA IDLE"
 
-# The login process asks authdaemond, which finds the users in {base}/etc (bound to /etc/courier). A session without a
-# gam_server starts one that outlives the test, and without its program looks for one for a second at each login and lock.
+# The login process asks authdaemond, which finds the users in {base}/etc (bound to /etc/courier). Without a gam_server
+# a session starts one that outlives the test; without its program, each login and lock looks for one for a second.
 _INSIDE = """
 mount --bind {base}/etc /etc/courier
 echo 'courier:x:991:8::/var/lib/courier:/bin/false' >>/etc/passwd
