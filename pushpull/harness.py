@@ -8,7 +8,6 @@ end of the program: never silence.
 from __future__ import annotations
 
 import os
-import queue
 import random
 import signal
 import threading
@@ -21,6 +20,7 @@ from pushpull.accounts import Door
 from pushpull.config import Config, PairingConfig
 from pushpull.daemonize import Readiness
 from pushpull.errors import EX_OK, PushpullError
+from pushpull.events import Events
 from pushpull.hooks import HookRunner
 from pushpull.notify import Notifier
 from pushpull.options import Options
@@ -57,8 +57,7 @@ class _Begun:
     """The worker has the state open."""
 
 
-# Of the process, as signals are; a SimpleQueue takes no lock that a handler could meet.
-_events: queue.SimpleQueue[int | _Ended | _Begun] = queue.SimpleQueue()
+_events: Events[int | _Ended | _Begun] = Events()
 _ending = False
 
 
@@ -143,13 +142,14 @@ class Harness:
             signal.signal(number, note_signal)
         for pairing in self._pairings:
             self._queue.put(Trigger(pairing.name, Kind.TIMER, full=True))
-        try:
-            for name in self._threads:
-                self._launch(name)
-            return self._wait(readiness)
-        finally:
-            self._notifier.stopping()
-            self._end()
+        with _events.listening():
+            try:
+                for name in self._threads:
+                    self._launch(name)
+                return self._wait(readiness)
+            finally:
+                self._notifier.stopping()
+                self._end()
 
     def _wait(self, readiness: Readiness) -> int:
         while True:
@@ -180,10 +180,7 @@ class Harness:
         for name, part in self._threads.items():
             if part.restart_at is not None and part.restart_at <= now:
                 self._launch(name)
-        try:
-            return _events.get(timeout=max(0.0, min(gaps)) if gaps else None)
-        except queue.Empty:
-            return None
+        return _events.get(max(0.0, min(gaps)) if gaps else None)
 
     def _show_life(self, now: float) -> None:
         since = self._worker.stuck_since()
