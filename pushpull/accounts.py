@@ -7,19 +7,23 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, Protocol
 
+from pushpull.aside import Aside
 from pushpull.config import Config, Imap, Secret
-from pushpull.connect import Account, open_session
+from pushpull.connect import Account, connect, open_session
 from pushpull.errors import CommandFailed, ConnectionLost, LoginRefused, PushpullError, ServerUnsupported, Temporary
 from pushpull.options import Asker
 from pushpull.remote import Session
+from pushpull.transport import Client
 
 COMMAND_SECONDS = 60.0
 HOPELESS = (LoginRefused, ServerUnsupported, CommandFailed)
 """What another attempt would not mend."""
 _PROBE_SECONDS = 5.0  # for a sign of life of a link that nobody would miss
 _NAP_SECONDS = 1.0
+_FRESH_SECONDS = 10.0  # servers do not wait for a login for long
 _TRIAL_SECONDS = 60.0  # for which the others wait for the one who tries
 
 
@@ -133,8 +137,25 @@ class Door:
         self._lock = threading.Lock()
         self._shut: PushpullError | None = None
         self._until = 0.0
+        self._ahead: tuple[Aside[Client], float] | None = None
         self.opened: Callable[[], None] = lambda: None
         """Called, in any thread, when a door that was shut is open again."""
+
+    def connect_ahead(self) -> None:
+        """Connect now, for the next login, while the caller does something else. Nothing is sent, and nothing raised
+        before that login."""
+        self._ahead = Aside(partial(connect, self._account)), self._clock()
+
+    def _connected(self) -> Client:
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return connect(self._account)
+        link, since = ahead
+        client = link.result()
+        if self._clock() - since < _FRESH_SECONDS:
+            return client
+        client.shutdown()
+        return connect(self._account)
 
     def open(self) -> Session:
         """A logged-in session. Errors as `connect.open_session`, and the one that shut the door."""
@@ -145,7 +166,7 @@ class Door:
                     raise shut.with_traceback(None)
                 self._until = self._clock() + _TRIAL_SECONDS
         try:
-            session = open_session(self._account)
+            session = open_session(self._account, self._connected)
         except PushpullError as error:
             if isinstance(error, LoginRefused):
                 self._credentials.refused()

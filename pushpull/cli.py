@@ -73,11 +73,16 @@ def _run(arguments: argparse.Namespace, output: Output) -> int:
         from pushpull import live
 
         return live.run(config, options, output, asker)
-    from pushpull import service
-
     if not options.dry_run:
         output.open_logs(config.log)
-    return service.run(config, options, output, asker)
+    from pushpull.accounts import Credentials, Door, account_of
+
+    credentials = Credentials(config.imap, asker)
+    door = Door(account_of(config, credentials, output.trace if options.debug_imap else None), credentials)
+    door.connect_ahead()  # the other half of the imports takes as long as the network
+    from pushpull import service
+
+    return service.run(config, options, output, asker, door)
 
 
 # --- arguments -----------------------------------------------------------------------------------------------

@@ -53,14 +53,14 @@ class Account:
         return f"{self.host}:{self.port}"
 
 
-def open_session(account: Account) -> Session:
-    """A logged-in session.
+def open_session(account: Account, connected: Callable[[], Client] | None = None) -> Session:
+    """A logged-in session, over the link that `connected` gives, or a new one (`connect`).
 
     Raises ConnectionLost (no name, refused, no answer: with host and port), CertificateRefused (why, and what to
     do), ServerUnsupported (no IMAP4rev1, no STARTTLS, no login that would do), LoginRefused, ServerBusy.
     """
     secret = account.secret()
-    client = _verified(account)
+    client = connected() if connected else connect(account)
     try:
         _log_in(client, account, secret)
         return _session(client, account)
@@ -72,7 +72,8 @@ def open_session(account: Account) -> Session:
 # --- the link ------------------------------------------------------------------------------------------------
 
 
-def _verified(account: Account) -> Client:
+def connect(account: Account) -> Client:
+    """A link to the server, greeted and verified. Errors as `open_session`."""
     try:
         return _link(account, account.trace)
     except CertificateFileUnusable:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from pushpull import levels
-from pushpull.accounts import Credentials, Door, Sessions, account_of
+from pushpull.accounts import Door, Sessions
 from pushpull.config import Config, PairingConfig
 from pushpull.cycles import Cycles, Effort
 from pushpull.engine import Tools
@@ -33,12 +33,12 @@ from pushpull.store import Store, keep_corrupt_aside
 from pushpull.wording import printable
 
 
-def run(config: Config, options: Options, output: Output, asker: Asker) -> int:
+def run(config: Config, options: Options, output: Output, asker: Asker, door: Door) -> int:
     """Synchronise the pairings of the options once; the exit code. Raises only what stops all of them."""
     stopper = Stopper()
     stopper.install()
     try:
-        return _Run(config, options, output, asker, stopper).run()
+        return _Run(config, options, output, asker, door, stopper).run()
     finally:
         stopper.done()
 
@@ -57,12 +57,12 @@ def open_state(config: Config, preparer: Preparer, output: Output) -> Store:
 
 
 class _Run:
-    def __init__(self, config: Config, options: Options, output: Output, asker: Asker, stopper: Stopper) -> None:
+    def __init__(
+        self, config: Config, options: Options, output: Output, asker: Asker, door: Door, stopper: Stopper
+    ) -> None:
         self._config, self._options, self._output, self._stopper = config, options, output, stopper
         self._preparer = Preparer(config, options, asker, output)
-        credentials = Credentials(config.imap, asker)
-        account = account_of(config, credentials, output.trace if options.debug_imap else None)
-        self._sessions = Sessions(Door(account, credentials))
+        self._sessions = Sessions(door)
         self._cycles = Cycles(config, options, self._sessions, self._tools(), stays=False)
 
     def run(self) -> int:

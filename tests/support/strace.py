@@ -3,8 +3,9 @@
 refused something, at one of them.
 
 strace counts the calls of each name in each thread, those of Python's own start too. So a run is recorded first; what
-is of interest has its number there, and the same run makes the same calls again: one thread, no random hashes, byte
-code written before. What a run really died at is read from the log of that run.
+is of interest has its number there, and the same run makes the same calls again: one thread (the connection is made
+when it is needed, not ahead), no random hashes, byte code written before. What a run really died at is read from the
+log of that run.
 
 The signal arrives as the call is entered, and the kernel then leaves the call undone: SIGKILL at a call is the moment
 before it. The moment after it is the one before the next, since every call that has an effect is among the points.
@@ -22,6 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.patched import patched
 from tests.support.run import Run, Setup
 
 FLUSHES = ("fsync", "fdatasync", "syncfs")
@@ -29,6 +31,8 @@ _NAMES = ("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlink
 _CONTENTS = ("write", "writev", "pwrite64", "ftruncate", "fallocate", "utimensat", "chmod", "fchmod")
 TRACED = (*_NAMES, *FLUSHES, *_CONTENTS, "openat", "read", "sendto", "recvfrom")
 ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": ""}
+
+_ONE_THREAD = patched("from pushpull.accounts import Door\nDoor.connect_ahead = lambda self: None\n")
 
 _CALL = re.compile(r"(?P<pid>\d+) +(?P<call>(?P<name>\w+)\(.*)")
 _SOCKET = re.compile(r"<TCP[^>]*>")
@@ -100,10 +104,11 @@ def _strace(setup: Setup, args: tuple[str, ...], *expressions: str) -> tuple[Run
     # Data is left out (-s 0), descriptors are told with their paths (-y) and what sockets they are (-yy).
     tracer = ["strace", "-f", "-yy", "-s", "0", "-o", str(log)]
     setup.tracer = (*tracer, *(word for expression in expressions for word in ("-e", expression)))
+    program, setup.program = setup.program, _ONE_THREAD
     try:
         run = setup.run(*args)
     finally:
-        setup.tracer = ()
+        setup.tracer, setup.program = (), program
     return run, log.read_text(errors="backslashreplace").splitlines()
 
 

@@ -119,7 +119,7 @@ def outcomes(monkeypatch) -> list[object]:
     """What the next logins give: an error to raise, or a session."""
     left: list[object] = []
 
-    def open_session(_account: object) -> object:
+    def open_session(_account: object, _connected: object) -> object:
         outcome = left.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
@@ -180,3 +180,61 @@ def test_a_session_is_kept_until_it_is_dropped(outcomes):
     sessions.drop()
     assert first.said == ["interrupted", "closed"]
     assert sessions.get() is second
+
+
+# --- a link made ahead -----------------------------------------------------------------------------------------------
+
+
+class Link:
+    def __init__(self) -> None:
+        self.closed = False
+
+    def shutdown(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def links(monkeypatch) -> list[object]:
+    """What connecting gives in turn; a login gives the link that it was made over."""
+    left: list[object] = []
+
+    def connect(_account: object) -> object:
+        outcome = left.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(accounts, "connect", connect)
+    monkeypatch.setattr(accounts, "open_session", lambda _account, connected: connected())
+    return left
+
+
+def test_a_link_made_ahead_is_used_once(links):
+    first, second = Link(), Link()
+    links += [first, second]
+    shared = door()
+    shared.connect_ahead()
+    assert shared.open() is first
+    assert shared.open() is second
+    assert not first.closed
+
+
+def test_a_link_made_ahead_that_grew_old_is_not_used(links):
+    now = [0.0]
+    first, second = Link(), Link()
+    links += [first, second]
+    shared = Door(None, Credentials(imap("login_username = u\nlogin_password = p"), Asker()), clock=lambda: now[0])  # type: ignore[arg-type]
+    shared.connect_ahead()
+    now[0] = 11.0
+    assert shared.open() is second
+    assert first.closed
+
+
+def test_a_link_that_could_not_be_made_ahead_is_told_at_the_login(links):
+    link = Link()
+    links += [ConnectionLost("refused"), link]
+    shared = door()
+    shared.connect_ahead()
+    with pytest.raises(ConnectionLost, match="refused"):
+        shared.open()
+    assert shared.open() is link

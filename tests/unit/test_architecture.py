@@ -19,7 +19,7 @@ LEVELS = (
     " accounts problems",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
     "watch_local watch_link watch_remote watch_status",
-    "cycles hooks prepare service live late harness worker daemonize notify stopping output progress system_log",
+    "cycles events hooks prepare service live late harness worker daemonize notify stopping output progress system_log",
     "cli",
 )
 ANYWHERE = {"__init__"}  # holds the version, imports nothing
@@ -59,12 +59,12 @@ SIBLINGS = {
     "upload": "adopt download",
     "watch_remote": "watch_link watch_status",
     "watch_status": "watch_link",
-    "accounts": "commands connect remote",
+    "accounts": "aside commands connect remote transport",
     "problems": "outcomes store",
     "cycles": "prepare",
     "service": "cycles output prepare stopping",
     "worker": "cycles hooks output prepare",
-    "harness": "daemonize hooks notify output prepare worker",
+    "harness": "daemonize events hooks notify output prepare worker",
     "live": "daemonize harness late notify output prepare service",
     "output": "progress system_log",
 }
