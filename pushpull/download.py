@@ -30,7 +30,7 @@ from pushpull.wording import printable
 
 BATCH_MESSAGES = 500
 BATCH_BYTES = 8 << 20
-MOST_UPLOADS = 100
+MOST_UPLOADS = 400
 _PIECE = 1 << 16
 _ANSWERS = ("accepted", "open", "")
 
@@ -195,7 +195,8 @@ class Downloader:
             self._before_delivery()
             deliveries = [Delivery(each.staged, each.message.view.flags & ALL) for each in fresh]
             deliver = partial(self._local.deliver, deliveries)
-            self._delivering = fresh, Aside(deliver).result if aside else deliver
+            # Where nothing waits for the disk, a thread of its own costs time and gives none.
+            self._delivering = fresh, Aside(deliver).result if aside and not self._boot else deliver
 
     def _settle(self, wanted: dict[Uid, Download]) -> None:
         """Wait until the last batch is in place, and commit it."""

@@ -19,14 +19,9 @@ import io
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from pushpull.errors import LocalDiskError, MessageError
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 FEW = 3  # up to so many files are flushed one by one
 
@@ -84,22 +79,29 @@ class disk:  # noqa: N801 - not a generator with contextmanager(), which costs t
             raise disk_error(error, self._path) from error
 
 
-@contextmanager
-def one_file(path: bytes) -> Iterator[None]:
-    """Turns each OSError within into a MessageError when it is the fault of this one file (its owner, a bad sector), so
-    that other messages go on, else into a LocalDiskError. FileNotFoundError passes: it says where to look next."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
+class one_file:  # noqa: N801 - as `disk`
+    """Context manager: turns each OSError within into a MessageError when it is the fault of this one file (its owner,
+    a bad sector), so that other messages go on, else into a LocalDiskError. FileNotFoundError passes: it says where to
+    look next."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: bytes) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
+            return
         if error.errno in _ONE_FILE:
-            raise MessageError(str(disk_error(error, path))) from error
-        raise disk_error(error, path) from error
+            raise MessageError(str(disk_error(error, self._path))) from error
+        raise disk_error(error, self._path) from error
 
 
 class MessageReader(io.RawIOBase):
-    """A message file open for reading, whose errors are those of `one_file`. It owns the descriptor."""
+    """A message file open for reading, unbuffered, whose errors are those of `one_file`. It owns the descriptor."""
 
     def __init__(self, fd: int, path: bytes) -> None:
         super().__init__()
@@ -112,9 +114,11 @@ class MessageReader(io.RawIOBase):
     def fileno(self) -> int:
         return self._fd
 
-    def readinto(self, buffer: WriteableBuffer, /) -> int:
+    def read(self, size: int = -1, /) -> bytes:
+        if size < 0:
+            return self.readall()
         with one_file(self._path):
-            return os.readv(self._fd, [buffer])
+            return os.read(self._fd, size)
 
     def close(self) -> None:
         if not self.closed:

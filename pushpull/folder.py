@@ -34,8 +34,8 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from pushpull.batched import batched
 from pushpull.durable import disk, disk_error, flush_directory, shown, shows_each_change
@@ -90,9 +90,11 @@ class Folder:
 
     def __init__(self, root: bytes) -> None:
         self.root = root
+        self._at_hand: Directories | None = None
 
     def absolute(self, directory: str, name: bytes = b"") -> bytes:
-        return b"/".join(part for part in (self.root, os.fsencode(directory), name) if part)
+        path = self.root + b"/" + os.fsencode(directory) if directory else self.root
+        return path + b"/" + name if name else path
 
     def has(self, directory: str) -> bool:
         """There is something of that name, were it a dangling link."""
@@ -125,14 +127,24 @@ class Folder:
             with disk(self.absolute(directory)), self.opened(directory) as fd:
                 flush_directory(fd)
 
-    @contextmanager
-    def opened(self, directory: str) -> Iterator[int]:
+    def opened(self, directory: str) -> Opened:
         """`open`, closed in the end."""
-        fd = self.open(directory)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
+        return Opened(self.open, directory)
+
+    @contextmanager
+    def at_hand(self) -> Iterator[None]:
+        """Within it each directory that `near` is asked for stays open, for all files in it."""
+        with Directories() as self._at_hand:
+            try:
+                yield
+            finally:
+                self._at_hand = None
+
+    def near(self, directory: str) -> AbstractContextManager[int]:
+        """As `opened`, and for one thread alone: within `at_hand` it is opened once."""
+        if self._at_hand is None:
+            return self.opened(directory)
+        return nullcontext(self._at_hand.descriptor(directory, self.open))
 
     def open(self, directory: str) -> int:
         """A descriptor of a directory. FileNotFoundError when a bucket or tmp/ is missing; LocalDiskError when it is
@@ -327,6 +339,50 @@ class Folder:
                     found, info = split(name)
                     if found == uniquename:
                         yield LocalFile(found, directory, info, flags_of(info))
+
+
+class Opened:
+    """Context manager: a directory that `opening` opens, closed in the end."""
+
+    __slots__ = ("_directory", "_fd", "_opening")
+
+    def __init__(self, opening: Callable[[str], int], directory: str) -> None:
+        self._opening, self._directory, self._fd = opening, directory, -1
+
+    def __enter__(self) -> int:
+        self._fd = self._opening(self._directory)
+        return self._fd
+
+    def __exit__(self, *about: object) -> None:
+        os.close(self._fd)
+
+
+class Directories:
+    """Context manager: directories of a folder, each opened once for many files. For one thread."""
+
+    _MOST = 16  # of up to 512 with buckets
+
+    def __init__(self) -> None:
+        self._open: dict[str, int] = {}
+
+    def __enter__(self) -> Directories:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self._close()
+
+    def descriptor(self, directory: str, opening: Callable[[str], int]) -> int:
+        """Raises what `opening` it raises."""
+        fd = self._open.get(directory)
+        if fd is None:
+            if len(self._open) == self._MOST:
+                self._close()
+            fd = self._open[directory] = opening(directory)
+        return fd
+
+    def _close(self) -> None:
+        while self._open:
+            os.close(self._open.popitem()[1])
 
 
 def _in_new(file: LocalFile) -> bool:

@@ -147,7 +147,8 @@ class Reader:
             self._receive()
         if not self._buffer.startswith(_END, end):
             return None
-        body = bytes(self._buffer[start:end])
+        with memoryview(self._buffer) as view:  # one copy; to slice the buffer itself makes two
+            body = bytes(view[start:end])
         del self._buffer[: end + len(_END)]
         return found, body
 

@@ -17,14 +17,13 @@ How directories are read, and why an absence proves little: folder.py. The order
 from __future__ import annotations
 
 import errno
-import io
 import itertools
 import math
 import os
 import stat
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager
 from typing import BinaryIO, TypeVar, cast
 
 from pushpull.durable import (
@@ -41,7 +40,7 @@ from pushpull.durable import (
 from pushpull.errors import LocalDiskError, MessageError
 from pushpull.filenames import bucket, flags_of, make, with_flags
 from pushpull.flags import NONE, Flags
-from pushpull.folder import Folder
+from pushpull.folder import Directories, Folder
 from pushpull.marker import MAX_SIZE, NAME, format_marker, parse_marker
 from pushpull.message import Fingerprinter, stored
 from pushpull.model import FileStamp, Fingerprint, LocalFile, Marker, Scan, Uniquename
@@ -156,7 +155,7 @@ class Maildir:
         """By a rename; durably with fsync = yes."""
         data = format_marker(marker)
         with self._staging.opened() as tmp, self._folder.opened("") as root:
-            name, _ = self._staging.write([data])
+            name, _ = self._staging.write([data], tmp)
             try:
                 with disk(self._folder.absolute("", NAME)):
                     if self._fsync:
@@ -169,6 +168,10 @@ class Maildir:
                 raise
 
     # --- reading ---------------------------------------------------------------------------------------------
+
+    def at_hand(self) -> AbstractContextManager[None]:
+        """As ports.Local."""
+        return self._folder.at_hand()
 
     def scan(self, known: Known | None = None) -> Scan:
         """Every message file, or what differs from what is known; LocalDiskError when a directory cannot be read to its
@@ -192,7 +195,7 @@ class Maildir:
         stream, stamp = opened
         fingerprinter = Fingerprinter()
         with stream:
-            while chunk := stream.read(_CHUNK):
+            while chunk := stream.read(min(stamp.size + 1, _CHUNK)):
                 fingerprinter.feed(chunk)
         return fingerprinter.finish(), stamp
 
@@ -202,19 +205,19 @@ class Maildir:
 
     def _open(self, file: LocalFile) -> tuple[BinaryIO, FileStamp]:
         path = self._folder.absolute("", file.path)
-        with self._folder.opened(file.directory) as directory, one_file(path):
+        with self._folder.near(file.directory) as directory, one_file(path):
             # O_NONBLOCK: a pipe that took the file's place must not hang us.
             fd = os.open(_name(file), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
         try:
             stamp = _file_stamp(os.fstat(fd), path)
-            return cast(BinaryIO, io.BufferedReader(MessageReader(fd, path))), stamp
+            return cast(BinaryIO, MessageReader(fd, path)), stamp
         except BaseException:
             os.close(fd)
             raise
 
     def _stamp_of(self, file: LocalFile) -> FileStamp:
         path = self._folder.absolute("", file.path)
-        with self._folder.opened(file.directory) as directory, one_file(path):
+        with self._folder.near(file.directory) as directory, one_file(path):
             return _file_stamp(os.stat(_name(file), dir_fd=directory, follow_symlinks=False), path)
 
     def _chase(self, file: LocalFile, act: Callable[[LocalFile], T]) -> T | None:
@@ -233,24 +236,24 @@ class Maildir:
     # --- delivering ------------------------------------------------------------------------------------------
 
     def stage(self, chunks: Iterable[bytes], mtime: float) -> Staged:
-        """Write wire bytes (CRLF) to tmp/ as LF, dated as the message; not durable yet. What `chunks` raises comes out
-        and leaves no file."""
+        """Take wire bytes (CRLF) as LF, dated as the message. What `chunks` raises comes out and leaves no file."""
         fingerprinter = Fingerprinter()
-        name, stamp = self._staging.write(stored(chunks, fingerprinter), mtime)
-        return Staged(name, fingerprinter.finish(), stamp, self._staging)
+        return self._staging.stage(stored(chunks, fingerprinter), mtime, fingerprinter)
 
     def retire(self, file: LocalFile) -> None:
         """Move a damaged file of our own delivery to tmp/ (`fsync = no`, after a crash)."""
         self._staging.retire(file)
 
     def deliver(self, deliveries: Sequence[Delivery]) -> list[LocalFile]:
-        """Make the staged files durable, rename them into place, make the directories durable; in order.
+        """Write what is staged to tmp/, make it durable, rename it into place, make the directories durable; in order.
 
         After an error those already renamed are mail, to be adopted by their content; the others are discarded.
         """
         mine = [_own(delivery) for delivery in deliveries]
         try:
-            with self._staging.opened() as tmp, _Targets(self._folder) as targets:
+            with self._staging.opened() as tmp, Directories() as targets:
+                for staged in mine:
+                    staged.write(tmp)
                 if self._fsync:
                     with disk(self._folder.absolute("tmp")):
                         flush_files([staged.name for staged in mine], tmp)
@@ -265,14 +268,15 @@ class Maildir:
             raise
         return placed
 
-    def _place(self, staged: Staged, flags: Flags, tmp: int, targets: _Targets) -> LocalFile:
+    def _place(self, staged: Staged, flags: Flags, tmp: int, targets: Directories) -> LocalFile:
         """new/ has no room for letters, so only mail that has none goes there."""
         info = with_flags(b"", flags, NONE)
         directory = "cur" if info else "new"
         if self._buckets:
             directory = f"{bucket(staged.fingerprint.message_id)}/{directory}"
             self._make_bucket(directory)
-        target = targets.descriptor(directory)
+        with disk(self._folder.absolute(directory)):
+            target = targets.descriptor(directory, self._folder.open)
         uniquename = staged.uniquename
         for _ in range(NEW_NAMES):
             try:
@@ -346,32 +350,6 @@ class Maildir:
     def _flush(self, directories: Iterable[str]) -> None:
         if self._fsync:
             self._folder.flush(directories)
-
-
-class _Targets:
-    """Context manager: the directories that a batch is delivered into, each opened once for many messages."""
-
-    _MOST = 16  # of up to 512 with buckets
-
-    def __init__(self, folder: Folder) -> None:
-        self._folder = folder
-        self._stack = ExitStack()
-        self._open: dict[str, int] = {}
-
-    def __enter__(self) -> _Targets:
-        return self
-
-    def __exit__(self, *about: object) -> None:
-        self._stack.close()
-
-    def descriptor(self, directory: str) -> int:
-        if directory not in self._open:
-            if len(self._open) == self._MOST:
-                self._stack.close()
-                self._open.clear()
-            with disk(self._folder.absolute(directory)):
-                self._open[directory] = self._stack.enter_context(self._folder.opened(directory))
-        return self._open[directory]
 
 
 def _own(delivery: Delivery) -> Staged:

@@ -9,9 +9,10 @@ first and believed later: the engine lets the folder's marker and the guards dec
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pushpull import levels
+from pushpull.batched import batched
 from pushpull.errors import LocalDiskError, MessageError
 from pushpull.model import DirectoryStamp, FileStamp, Fingerprint, LocalFile, Scan
 from pushpull.observed_local import Absent, KnownFiles, LocalRows
@@ -21,6 +22,7 @@ from pushpull.values import value
 from pushpull.wording import printable
 
 MAX_SCANS = 5
+_AT_ONCE = 100  # files
 
 
 @value
@@ -115,8 +117,7 @@ class LocalObserver:
                 self._rows.never_delivered(edited)
             for row_id, (file, stamp) in renamed.items():
                 self._rows.note_renamed(row_id, file, stamp)
-            for file, fingerprint, stamp in added:
-                self._rows.add_file(file, fingerprint, stamp)
+            self._rows.add_files(added)
             self._rows.never_delivered(lost if believe else (*lost, *gone))
             if believe:
                 self._rows.note_gone(gone)
@@ -130,28 +131,30 @@ class LocalObserver:
         self, fresh: Sequence[LocalFile], absent: Sequence[Absent]
     ) -> tuple[dict[int, tuple[LocalFile, FileStamp]], list[tuple[LocalFile, Fingerprint, FileStamp]]]:
         """New names with the content of a vanished file are renames, one for one; the row whose flags agree first."""
-        vanished: dict[bytes, list[Absent]] = defaultdict(list)
-        for row in absent:
-            if row.digest is not None:
-                vanished[row.digest].append(row)
+        vanished = _by_digest(absent)
         renamed: dict[int, tuple[LocalFile, FileStamp]] = {}
         added = []
-        for done, file in enumerate(fresh, 1):
-            read = self._read(file)
-            if read is None:
-                continue
-            fingerprint, stamp = read
-            rows = vanished[fingerprint.digest] or [
-                row for row in self._rows.gone_rows_like(fingerprint.digest) if row.id not in renamed
-            ]
-            if rows:
-                row = min(rows, key=lambda row: ((row.local_flags ^ file.flags).bit_count(), row.id))
-                rows.remove(row)
-                renamed[row.id] = (file, stamp)
-            else:
-                added.append((file, fingerprint, stamp))
+        done = 0
+        for some in batched(fresh, _AT_ONCE):
+            read = self._read_all(some)
+            done += len(some)
+            earlier = _by_digest(self._rows.gone_rows_like([fingerprint.digest for _, fingerprint, _ in read]))
+            for file, fingerprint, stamp in read:
+                rows = vanished[fingerprint.digest] or [
+                    row for row in earlier[fingerprint.digest] if row.id not in renamed
+                ]
+                if rows:
+                    row = min(rows, key=lambda row: ((row.local_flags ^ file.flags).bit_count(), row.id))
+                    rows.remove(row)
+                    renamed[row.id] = (file, stamp)
+                else:
+                    added.append((file, fingerprint, stamp))
             self._report.progress("reading new files", done, len(fresh))
         return renamed, added
+
+    def _read_all(self, files: Sequence[LocalFile]) -> list[tuple[LocalFile, Fingerprint, FileStamp]]:
+        with self._local.at_hand():
+            return [(file, *read) for file in files if (read := self._read(file)) is not None]
 
     def _read(self, file: LocalFile) -> tuple[Fingerprint, FileStamp] | None:
         try:
@@ -206,3 +209,11 @@ class LocalObserver:
         for path, reason in scan.strangers:
             level = levels.WARNING if path in scan.doubles else levels.INFO
             self._report.line(level, f"left alone: {printable(path)}: {reason}")
+
+
+def _by_digest(rows: Iterable[Absent]) -> dict[bytes, list[Absent]]:
+    found: dict[bytes, list[Absent]] = defaultdict(list)
+    for row in rows:
+        if row.digest is not None:
+            found[row.digest].append(row)
+    return found

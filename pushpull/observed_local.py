@@ -8,7 +8,7 @@ message is gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pushpull.flags import DELETED
 from pushpull.model import DirectoryStamp, FileStamp, Fingerprint, LocalFile, Uniquename
@@ -19,6 +19,11 @@ from pushpull.values import value
 LIST_SECONDS = 86_400.0
 _SLICE = 20_000
 _FILES = "FROM pairing INDEXED BY pairing_files WHERE pair = :pair AND uniquename IS NOT NULL AND NOT gone"
+# Two ranges: '<>' would look at each row that this boot has delivered.
+_OF_OTHER_BOOTS = " UNION ALL ".join(
+    f"SELECT id FROM pairing WHERE pair = :pair AND unsynced_boot <> '' AND unsynced_boot {other} :boot"
+    for other in "<>"
+)
 
 
 @value
@@ -132,20 +137,23 @@ class LocalRows:
                 (self._pair,),
             )
 
-    def add_file(self, file: LocalFile, fingerprint: Fingerprint, stamp: FileStamp) -> None:
-        """A file that is on no other row: a message known only locally."""
+    def add_files(self, files: Iterable[tuple[LocalFile, Fingerprint, FileStamp]]) -> None:
+        """Files that are on no other row: messages known only locally."""
         with self._store.transaction() as db:
-            db.execute(
+            db.executemany(
                 "INSERT INTO pairing (pair, uniquename, directory, info, local_flags, message_id, size, header_digest,"
                 " digest, received, stamp_size, stamp_mtime, stamp_inode)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
-                    self._pair,
-                    file.uniquename,
-                    file.directory,
-                    file.info,
-                    file.flags,
-                    *content(fingerprint, stamp),
+                    (
+                        self._pair,
+                        file.uniquename,
+                        file.directory,
+                        file.info,
+                        file.flags,
+                        *content(fingerprint, stamp),
+                    )
+                    for file, fingerprint, stamp in files
                 ),
             )
 
@@ -194,13 +202,14 @@ class LocalRows:
                 (stamp.size, stamp.mtime_ns, stamp.inode, row_id),
             )
 
-    def gone_rows_like(self, digest: bytes) -> list[Absent]:
-        """Rows gone earlier, with a live UID and that content: a file that comes back may be theirs."""
+    def gone_rows_like(self, digests: Sequence[bytes]) -> list[Absent]:
+        """Rows gone earlier, with a live UID and such content: a file that comes back may be theirs."""
+        among = ", ".join("?" * len(digests))
         with translate(self._store.path):
             rows = self._store.db.execute(
                 "SELECT id, coalesce(uniquename, x''), digest, local_flags, unsynced_boot, directory FROM pairing"
-                " WHERE pair = ? AND digest = ? AND gone AND uid IS NOT NULL AND NOT expunged ORDER BY id",
-                (self._pair, digest),
+                f" WHERE pair = ? AND digest IN ({among}) AND gone AND uid IS NOT NULL AND NOT expunged ORDER BY id",
+                (self._pair, *digests),
             ).fetchall()
         return [Absent(number, Uniquename(name), *rest) for number, name, *rest in rows]
 
@@ -236,9 +245,8 @@ class LocalRows:
         with translate(self._store.path):
             rows = self._store.db.execute(
                 "SELECT id, uniquename, directory, info, local_flags, stamp_size FROM pairing"
-                " WHERE pair = ? AND unsynced_boot <> '' AND unsynced_boot <> ? AND +uniquename IS NOT NULL"
-                " AND NOT gone",
-                (self._pair, boot),
+                f" WHERE id IN ({_OF_OTHER_BOOTS}) AND +uniquename IS NOT NULL AND NOT gone ORDER BY id",
+                {"pair": self._pair, "boot": boot},
             ).fetchall()
         return [
             (number, LocalFile(Uniquename(name), directory, info, flags), size)
@@ -249,8 +257,8 @@ class LocalRows:
         """What an earlier boot delivered was found whole: it is on disk."""
         with self._store.transaction() as db:
             db.execute(
-                "UPDATE pairing SET unsynced_boot = '' WHERE pair = ? AND unsynced_boot <> '' AND unsynced_boot <> ?",
-                (self._pair, boot),
+                f"UPDATE pairing SET unsynced_boot = '' WHERE id IN ({_OF_OTHER_BOOTS})",
+                {"pair": self._pair, "boot": boot},
             )
 
     def _look_again(self) -> None:

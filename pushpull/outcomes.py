@@ -7,7 +7,7 @@ both sides showed (`settle`), so a crash between effect and outcome costs a repe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeAlias
 
@@ -50,6 +50,12 @@ _COLUMNS = (
 _SEEKS = (
     "(uid IS NULL OR expunged)"
     " AND ((uniquename IS NOT NULL AND NOT gone) OR old_uidvalidity <> 0 OR append_outcome <> '')"
+)
+
+_ACCEPTED = "UPDATE pairing SET append_outcome = 'accepted' WHERE id = ?"
+_APPENDED = (
+    "UPDATE pairing SET uid = ?, append_attempts = 0, append_uidnext = NULL, append_outcome = '',"
+    " problem = '', problem_count = 0, next_try = 0 WHERE id = ?"
 )
 
 SET_ASIDE_AFTER = 3
@@ -323,27 +329,33 @@ class Outcomes:
                 ((now, row.id) for row in rows),
             )
 
-    def appended(self, row: Pairing, uid: Uid | None) -> bool:
-        """The server took it. Without a UID it is never sent again, its UID is awaited. Returns False when that UID is
-        another row's: the server keeps one copy of two.
+    def appended(self, taken: Sequence[tuple[Pairing, Uid | None]]) -> list[bool]:
+        """The server took these. Without a UID a message is never sent again, its UID is awaited. False for one whose
+        UID is another row's: the server keeps one copy of two.
         """
+        uids = [uid for _, uid in taken if uid is not None]
         with self._store.transaction() as db:
-            if uid is None:
-                db.execute("UPDATE pairing SET append_outcome = 'accepted' WHERE id = ?", (row.id,))
-                return True
-            taken = db.execute(
+            among = ", ".join("?" * len(uids))
+            known = db.execute(f"SELECT id FROM pairing WHERE pair = ? AND uid IN ({among})", (self._pair, *uids))
+            if known.fetchone() is not None or len(set(uids)) < len(uids):
+                return [self._appended_beside(row, uid) for row, uid in taken]
+            db.executemany(_ACCEPTED, ((row.id,) for row, uid in taken if uid is None))
+            db.executemany(_APPENDED, ((uid, row.id) for row, uid in taken if uid is not None))
+        return [True] * len(taken)
+
+    def _appended_beside(self, row: Pairing, uid: Uid | None) -> bool:
+        """One whose UID another row may have."""
+        with self._store.transaction() as db:
+            found = db.execute(
                 "SELECT id, uniquename, gone FROM pairing WHERE pair = ? AND uid = ?", (self._pair, uid)
             ).fetchone()
-            if taken and (taken[1] is not None or taken[2]):
-                db.execute("UPDATE pairing SET append_outcome = 'accepted' WHERE id = ?", (row.id,))
-                return False
-            if taken:
-                db.execute("DELETE FROM pairing WHERE id = ?", (taken[0],))
-            db.execute(
-                "UPDATE pairing SET uid = ?, append_attempts = 0, append_uidnext = NULL, append_outcome = '',"
-                " problem = '', problem_count = 0, next_try = 0 WHERE id = ?",
-                (uid, row.id),
-            )
+            another = found is not None and (found[1] is not None or bool(found[2]))
+            if uid is None or another:
+                db.execute(_ACCEPTED, (row.id,))
+                return not another
+            if found:
+                db.execute("DELETE FROM pairing WHERE id = ?", (found[0],))
+            db.execute(_APPENDED, (uid, row.id))
             return True
 
     def append_refused(self, rows: Iterable[Pairing]) -> None:

@@ -8,6 +8,7 @@ by running one contract suite against both.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import BinaryIO, Protocol, TypeAlias
 
 from pushpull.errors import PushpullError
@@ -166,32 +167,38 @@ class Remote(Protocol):
     def unasked(self, size: int) -> bool:
         """A message of that size may be sent before anything is heard of those before it."""
 
-    def append(self, mailbox: str, messages: Sequence[Outgoing]) -> Iterator[Answer]:
+    def append(
+        self, mailbox: str, messages: Sequence[Outgoing], meanwhile: Callable[[], None] | None = None
+    ) -> Iterator[Answer]:
         """An APPEND for each message, as many at once as go `unasked`; their answers in order. ConnectionLost when no
-        more answers come: the messages without one may or may not be there."""
+        more answers come: the messages without one may or may not be there. `meanwhile` is called when all are sent,
+        before the last answers are waited for; what it raises leaves the answers unknown."""
 
-    def append_all(self, mailbox: str, messages: Sequence[Outgoing]) -> Sequence[Appended]:
+    def append_all(
+        self, mailbox: str, messages: Sequence[Outgoing], meanwhile: Callable[[], None] | None = None
+    ) -> Sequence[Appended]:
         """All of them in one command, each of a size that goes `unasked`. MessageError, ServerBusy, MailboxMissing:
-        the server says that it took none. ConnectionLost when it said nothing: any of them may be there."""
+        the server says that it took none. ConnectionLost when it said nothing: any of them may be there. `meanwhile`
+        as above."""
 
     def close(self) -> None:
         """LOGOUT if the link still works, then close; never raises."""
 
 
 class StagedFile(Protocol):
-    """A message written to tmp/, not yet delivered."""
+    """A message that came whole, not yet delivered."""
 
     @property
     def fingerprint(self) -> Fingerprint: ...
     @property
     def stamp(self) -> FileStamp:
-        """Of the file as it was written."""
+        """Of the file as it was written: once it is delivered."""
 
     def chunks(self) -> Iterator[bytes]:
-        """Its bytes as written (LF)."""
+        """Its bytes as they are written (LF)."""
 
     def discard(self) -> None:
-        """Remove it from tmp/; never raises."""
+        """Leave nothing of it; never raises."""
 
 
 @value
@@ -233,15 +240,20 @@ class Local(Protocol):
         """new/ before cur/, buckets likewise; LocalDiskError when a directory cannot be read to its end. A directory
         that still looks as `known` says is not read: what is known to be in it is there."""
 
+    def at_hand(self) -> AbstractContextManager[None]:
+        """Within it what is asked of many files, and of tmp/, is cheaper: directories stay open. Not for long: one that
+        is put in the place of another is not looked at before the end."""
+
     def fingerprint(self, file: LocalFile) -> tuple[Fingerprint, FileStamp] | None:
         """None when the file is gone (also under another info part)."""
 
     def stamp(self, file: LocalFile) -> FileStamp | None: ...
     def stage(self, chunks: Iterable[bytes], mtime: float) -> StagedFile:
-        """Write wire bytes (CRLF) to tmp/ as LF. Not durable yet. `mtime` is seconds since the epoch (INTERNALDATE)."""
+        """Take wire bytes (CRLF), which will be LF; what is large is in tmp/ then, no message is in the folder.
+        `mtime` is seconds since the epoch (INTERNALDATE)."""
 
     def deliver(self, deliveries: Sequence[Delivery]) -> list[LocalFile]:
-        """Make the staged files durable, rename them into place, make the directories durable; in order."""
+        """Write what is staged, make it durable, rename them into place, make the directories durable; in order."""
 
     def set_flags(self, file: LocalFile, add: Flags, remove: Flags) -> LocalFile | None:
         """Rename; None when the file is gone. Looked up again by uniquename when it was renamed meanwhile; the

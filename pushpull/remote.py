@@ -338,11 +338,15 @@ class Session:
     def unasked(self, size: int) -> bool:
         return self._appender.unasked(size)
 
-    def append(self, mailbox: str, messages: Sequence[Outgoing]) -> Iterator[Answer]:
-        return self._appender.each(mailbox, mailbox_name(mailbox), messages)
+    def append(
+        self, mailbox: str, messages: Sequence[Outgoing], meanwhile: Callable[[], None] | None = None
+    ) -> Iterator[Answer]:
+        return self._appender.each(mailbox, mailbox_name(mailbox), messages, meanwhile)
 
-    def append_all(self, mailbox: str, messages: Sequence[Outgoing]) -> Sequence[Appended]:
-        return self._appender.all(mailbox, mailbox_name(mailbox), messages)
+    def append_all(
+        self, mailbox: str, messages: Sequence[Outgoing], meanwhile: Callable[[], None] | None = None
+    ) -> Sequence[Appended]:
+        return self._appender.all(mailbox, mailbox_name(mailbox), messages, meanwhile)
 
     # --- the end -----------------------------------------------------------------------------------------------
 

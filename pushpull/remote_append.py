@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pushpull import flags as flag_names
 from pushpull import refusal, wire
@@ -40,7 +40,9 @@ class Appender:
         """As ports.Remote."""
         return size <= self._unasked and not self._is_too_large(size)
 
-    def each(self, mailbox: str, name: bytes, messages: Sequence[Outgoing]) -> Iterator[Answer]:
+    def each(
+        self, mailbox: str, name: bytes, messages: Sequence[Outgoing], meanwhile: Callable[[], None] | None = None
+    ) -> Iterator[Answer]:
         """As ports.Remote.append; `name` is the mailbox on the wire."""
         self._client.settle()
         ahead: deque[Command | MessageError] = deque()
@@ -52,9 +54,13 @@ class Appender:
             if len(ahead) >= _WINDOW or not self.unasked(message.size):
                 yield from self._answers(mailbox, ahead)
             ahead.append(self._start(name, message))
+        if meanwhile is not None:
+            meanwhile()
         yield from self._answers(mailbox, ahead)
 
-    def all(self, mailbox: str, name: bytes, messages: Sequence[Outgoing]) -> Sequence[Appended]:
+    def all(
+        self, mailbox: str, name: bytes, messages: Sequence[Outgoing], meanwhile: Callable[[], None] | None = None
+    ) -> Sequence[Appended]:
         """As ports.Remote.append_all."""
         self._client.settle()
         heads = [_head(message) + b" {%d+}" % message.size for message in messages]
@@ -63,6 +69,8 @@ class Appender:
             b"APPEND " + name + b"".join(pieces),
             shown=b"APPEND " + name + b"".join(heads),
         )
+        if meanwhile is not None:
+            meanwhile()
         self._client.finish(command)
         if command.status == "BAD":  # it offers what it does not understand
             self.multiappend = False

@@ -98,7 +98,7 @@ CREATE INDEX pairing_seekers ON pairing (pair) WHERE {SEEKER};
 CREATE INDEX pairing_expunged ON pairing (pair, message_id) WHERE expunged;
 CREATE INDEX pairing_drafts ON pairing (pair) WHERE local_flags & 1;
 CREATE INDEX pairing_problems ON pairing (pair) WHERE problem <> '';
-CREATE INDEX pairing_unsynced ON pairing (pair) WHERE unsynced_boot <> '';
+CREATE INDEX pairing_unsynced ON pairing (pair, unsynced_boot) WHERE unsynced_boot <> '';
 
 CREATE TABLE directory (
     pair INTEGER NOT NULL REFERENCES pair (id) ON DELETE CASCADE,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""tmp/ of a Maildir folder: messages on their way in, and damaged files on their way out of sight.
+"""Messages on their way into a Maildir folder, in memory and in its tmp/; and damaged files on their way out of sight.
 
 Nothing in tmp/ counts as mail. A name of ours begins with `pushpull-`, so only leftovers of our own are ever removed.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from itertools import chain
 
 from pushpull.durable import disk, disk_error, rename_noreplace, set_mtime, shown, write_all
 from pushpull.errors import LocalDiskError
-from pushpull.folder import Folder
+from pushpull.folder import Folder, Opened
+from pushpull.message import Fingerprinter
 from pushpull.model import FileStamp, Fingerprint, LocalFile, Uniquename
 
 STAGED = b"pushpull-"
@@ -20,17 +21,20 @@ RETIRED = b"damaged-"
 NEW_NAMES = 100
 _STALE_SECONDS = 36 * 3600  # what Maildir gives a delivery
 _CHUNK = 1 << 18
+HELD = 1 << 18
+"""Bytes of a message that are held in memory at most, until they are delivered."""
 
 
 class Staged:
-    """A message in tmp/ (`ports.StagedFile`)."""
+    """A message on its way in (`ports.StagedFile`): its bytes as they will be in the file, or the name of a file in
+    tmp/ that has them."""
 
-    __slots__ = ("_staging", "delivered", "fingerprint", "name", "stamp")
+    __slots__ = ("_staging", "content", "delivered", "fingerprint", "mtime", "name", "stamp")
 
-    def __init__(self, name: bytes, fingerprint: Fingerprint, stamp: FileStamp, staging: Staging) -> None:
-        self.name = name
+    def __init__(self, content: bytes, mtime: float, fingerprint: Fingerprint, staging: Staging) -> None:
+        self.content, self.mtime = content, mtime
         self.fingerprint = fingerprint
-        self.stamp = stamp
+        self.name, self.stamp = b"", FileStamp(0, 0, 0)
         self.delivered = False
         self._staging = staging
 
@@ -39,13 +43,19 @@ class Staged:
         """The name it was staged under, which it keeps when it is delivered."""
         return Uniquename(self.name.removeprefix(STAGED))
 
+    def write(self, tmp: int) -> None:
+        """Put it into tmp/, unless it is there; not durable yet."""
+        if not self.name:
+            self.name, self.stamp = self._staging.write((self.content,), tmp, self.mtime)
+            self.content = b""
+
     def chunks(self) -> Iterator[bytes]:
-        """Its bytes as written (LF)."""
-        return self._staging.read(self.name)
+        """Its bytes as in the file (LF)."""
+        return self._staging.read(self.name) if self.name else iter((self.content,))
 
     def discard(self) -> None:
         """Remove it from tmp/ unless it was delivered; never raises."""
-        if not self.delivered:
+        if self.name and not self.delivered:
             self._staging.unlink(self.name)
 
 
@@ -56,30 +66,36 @@ class Staging:
         self._folder, self._new_uniquename, self._fsync = folder, new_uniquename, fsync
         self._path = folder.absolute("tmp")
 
-    @contextmanager
-    def opened(self) -> Iterator[int]:
+    def opened(self) -> Opened:
         """A descriptor of tmp/, made when it is missing: nobody misses an empty directory that a backup left out."""
-        tmp = self._open()
-        try:
-            yield tmp
-        finally:
-            os.close(tmp)
+        return Opened(self._open, "tmp")
 
-    def _open(self) -> int:
+    def _open(self, tmp: str) -> int:
         try:
-            return self._folder.open("tmp")
+            return self._folder.open(tmp)
         except FileNotFoundError:
-            self._folder.make("tmp", durable=self._fsync)
-            return self._folder.open("tmp")
+            self._folder.make(tmp, durable=self._fsync)
+            return self._folder.open(tmp)
 
-    def write(self, pieces: Iterable[bytes], mtime: float | None = None) -> tuple[bytes, FileStamp]:
-        """A new file of these bytes, under a name of ours, dated `mtime` (seconds since the epoch); no file when
-        anything fails. Not durable yet."""
-        tmp = self._open()
-        try:
-            name, fd = self._create(tmp)
-        finally:
-            os.close(tmp)
+    def stage(self, pieces: Iterator[bytes], mtime: float, fingerprinter: Fingerprinter) -> Staged:
+        """A message of these bytes, all of which `fingerprinter` is fed with as they come. A short one stays in memory
+        until it is delivered, with others and while the next ones come; a long one becomes a file at once."""
+        held, size = [], 0
+        for piece in pieces:
+            held.append(piece)
+            size += len(piece)
+            if size > HELD:
+                with self.opened() as tmp:
+                    name, stamp = self.write(chain(held, pieces), tmp, mtime)
+                staged = Staged(b"", mtime, fingerprinter.finish(), self)
+                staged.name, staged.stamp = name, stamp
+                return staged
+        return Staged(b"".join(held), mtime, fingerprinter.finish(), self)
+
+    def write(self, pieces: Iterable[bytes], tmp: int, mtime: float | None = None) -> tuple[bytes, FileStamp]:
+        """A new file of these bytes in `tmp` (`opened`), under a name of ours, dated `mtime` (seconds since the epoch);
+        no file when anything fails. Not durable yet."""
+        name, fd = self._create(tmp)
         try:
             try:
                 for piece in pieces:

@@ -21,11 +21,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 from pushpull import levels
 from pushpull.dates import from_epoch
 from pushpull.download import Pace, local_file, pieces, tell_failure
-from pushpull.errors import ConnectionLost, MailboxMissing, MessageError, PushpullError, ServerBusy, is_throttled
+from pushpull.errors import (
+    ConnectionLost,
+    LocalDiskError,
+    MailboxMissing,
+    MessageError,
+    PushpullError,
+    ServerBusy,
+    is_throttled,
+)
 from pushpull.flags import DELETED
 from pushpull.message import to_crlf
 from pushpull.model import FileStamp, MailboxState, Pair, Pairing, Tally, Uid
@@ -33,12 +42,12 @@ from pushpull.observed_local import LocalRows
 from pushpull.outcomes import SET_ASIDE_AFTER, Outcomes
 from pushpull.plan import Append
 from pushpull.ports import Answer, Appended, Local, Outgoing, Remote, Report
-from pushpull.values import value
+from pushpull.values import struct, value
 from pushpull.wording import printable
 
 YOUNG_SECONDS = 2.0
 # A batch is to take no longer than new mail may be held up, and no shorter than its round trip and commits pay for.
-_FEW_OCTETS, _MANY_OCTETS = 1 << 16, 1 << 21
+_FEW_OCTETS, _MANY_OCTETS = 1 << 16, 1 << 22
 _SHORT_SECONDS, _LONG_SECONDS = 0.3, 1.0
 
 
@@ -49,6 +58,16 @@ class _Ready:
     row: Pairing
     stamp: FileStamp
     message: Outgoing
+
+
+@struct
+class _Batch:
+    """What goes together. `failed`: rows that got their outcome by that. `files`: what is read while it is sent."""
+
+    rows: list[Pairing]
+    ready: list[_Ready]
+    failed: int
+    files: ExitStack
 
 
 class Uploader:
@@ -81,6 +100,7 @@ class Uploader:
         self._breathe, self._whole = breathe, whole
         self._octets = 1 << 18
         self._done = self._total = 0
+        self._ahead: _Batch | None = None
         self.uploaded: list[Uid] = []
         self.awaiting = False
         self.reread = 0
@@ -108,23 +128,26 @@ class Uploader:
     def _upload(self, rows: Sequence[Pairing]) -> int:
         rest = deque(sorted(rows, key=lambda row: row.append_attempts))
         done = 0
-        while rest:
+        while rest or self._ahead:
             self._check_stop()
-            batch = self._batch(rest)
-            done += self._send(batch)
-            self._done += len(batch)
+            batch, self._ahead = self._ahead or self._prepared(self._next(rest)), None
+            with batch.files:
+                if batch.ready:
+                    done += self._attempt(batch.ready, partial(self._prepare_ahead, rest))
+            done += batch.failed
+            self._done += len(batch.rows)
             self._report.progress("uploading", self._done, self._total, self._tally.bytes_up)
             if self._done < self._total:
                 self._breathe()
         return done
 
-    def _batch(self, rest: deque[Pairing]) -> list[Pairing]:
+    def _next(self, rest: deque[Pairing]) -> list[Pairing]:
         """Take off `rest` what goes together: as much as the last batches took well."""
         batch: list[Pairing] = []
         octets = 0
         while rest and len(batch) < self._pace.uploads:
             size = rest[0].size or 0
-            alone = bool(rest[0].append_attempts) or not self._remote.unasked(size)
+            alone = not self._goes_along(rest[0])
             if batch and (alone or octets + size > self._octets):
                 break
             batch.append(rest.popleft())
@@ -133,22 +156,38 @@ class Uploader:
                 break
         return batch
 
-    def _send(self, rows: Sequence[Pairing]) -> int:
-        with ExitStack() as files:
-            done = 0
-            batch: list[_Ready] = []
+    # --- files -----------------------------------------------------------------------------------------------------
+
+    def _prepared(self, rows: list[Pairing]) -> _Batch:
+        batch = _Batch(rows, [], 0, ExitStack())
+        with ExitStack() as files, self._local.at_hand():
             for row in rows:
                 try:
                     ready = self._ready(row, files)
                 except MessageError as error:  # this file's own fault
                     self._fail(row, str(error))
-                    done += 1
+                    batch.failed += 1
                     continue
                 if ready is not None:
-                    batch.append(ready)
-            return done + (self._attempt(batch) if batch else 0)
+                    batch.ready.append(ready)
+            batch.files = files.pop_all()
+        return batch
 
-    # --- files -----------------------------------------------------------------------------------------------------
+    def _prepare_ahead(self, rest: deque[Pairing]) -> None:
+        """Read the next batch while the server is busy with the last one; not what is read while it is sent. A disk
+        that fails is met again when its turn comes: until then a command is under way.
+        """
+        if not rest or not self._goes_along(rest[0]):
+            return
+        rows = self._next(rest)
+        try:
+            self._ahead = self._prepared(rows)
+        except LocalDiskError:
+            rest.extendleft(reversed(rows))
+
+    def _goes_along(self, row: Pairing) -> bool:
+        """With others, and before anything is heard of those before it."""
+        return not row.append_attempts and self._remote.unasked(row.size or 0)
 
     def _ready(self, row: Pairing, files: ExitStack) -> _Ready | None:
         """None when there is nothing to send: gone or renamed beyond finding, which the next scan tells, or written to
@@ -158,9 +197,13 @@ class Uploader:
         if opened is None:
             return None
         handle, stamp = opened
-        files.enter_context(handle)
         size, chunks = row.size or 0, to_crlf(pieces(handle))
-        whole = list(chunks) if stamp == row.stamp and self._remote.unasked(size) else None
+        whole = None
+        if self._remote.unasked(size):
+            with handle:
+                whole = list(chunks) if stamp == row.stamp else None
+        else:
+            files.enter_context(handle)
         if stamp != row.stamp or (whole is not None and sum(map(len, whole)) != size):
             self._read_again(row)
             return None
@@ -182,13 +225,15 @@ class Uploader:
 
     # --- the server ------------------------------------------------------------------------------------------------
 
-    def _attempt(self, batch: Sequence[_Ready]) -> int:
-        """Send what is ready; returns how many got an outcome. Raises when the link or the server failed."""
+    def _attempt(self, batch: Sequence[_Ready], meanwhile: Callable[[], None] | None = None) -> int:
+        """Send what is ready; returns how many got an outcome. Raises when the link or the server failed. `meanwhile`
+        is for the time in which the server is busy with it.
+        """
         began = time.monotonic()
         self._outcomes.append_begins([each.row for each in batch], self._pair.uidnext, self._clock())
         try:
             together = len(batch) > 1 and self._remote.multiappend
-            done = self._together(batch) if together else self._each(batch)
+            done = self._together(batch, meanwhile) if together else self._each(batch, meanwhile)
         except ConnectionLost:
             self._pace.fewer_uploads(len(batch))
             self._outcomes.append_unanswered((each.row for each in batch), self._clock())
@@ -200,10 +245,10 @@ class Uploader:
             self._octets = min(self._octets * 2, _MANY_OCTETS)
         return done
 
-    def _each(self, batch: Sequence[_Ready]) -> int:
+    def _each(self, batch: Sequence[_Ready], meanwhile: Callable[[], None] | None = None) -> int:
         answers: list[Answer] = []
         try:
-            answers.extend(self._remote.append(self._pair.key.remote, [each.message for each in batch]))
+            answers.extend(self._remote.append(self._pair.key.remote, [each.message for each in batch], meanwhile))
         except MessageError as error:  # the file could not be read to its end, so the server did not get the end
             answers.append(error)
         except ConnectionLost:
@@ -212,11 +257,11 @@ class Uploader:
         self._pace.more_uploads()
         return self._take(batch, answers)
 
-    def _together(self, batch: Sequence[_Ready]) -> int:
+    def _together(self, batch: Sequence[_Ready], meanwhile: Callable[[], None] | None = None) -> int:
         """One command for the batch. When it is refused, one for each message."""
         before = self._remote.exists
         try:
-            answers = self._remote.append_all(self._pair.key.remote, [each.message for each in batch])
+            answers = self._remote.append_all(self._pair.key.remote, [each.message for each in batch], meanwhile)
         except (MessageError, MailboxMissing, ServerBusy) as error:
             self._remote.catch_up()
             grew = self._remote.exists > before
@@ -244,25 +289,35 @@ class Uploader:
         as the server said it first.
         """
         later = next((error for error in answers if isinstance(error, ServerBusy | MailboxMissing)), None)
+        done = list(zip(batch, answers, strict=False))
+        taken = [(each.row, self._uid(answer)) for each, answer in done if isinstance(answer, Appended)]
         with self._outcomes.transaction():
-            counts = [self._record(each.row, answer, later) for each, answer in zip(batch, answers, strict=False)]
-        for each, answer, (reason, count) in zip(batch, answers, counts, strict=False):
-            if count:
-                tell_failure(self._report, self._tally, printable(each.row.uniquename or b""), reason, count)
-            elif isinstance(answer, Appended):
-                self._accepted(each, self._uid(answer))
+            own = iter(self._outcomes.appended(taken))
+            failures = [
+                self._twin(each.row, answer, own=next(own))
+                if isinstance(answer, Appended)
+                else self._refused(each.row, answer, later)
+                for each, answer in done
+            ]
+        with self._local.at_hand():
+            for (each, answer), (reason, count) in zip(done, failures, strict=True):
+                if count:
+                    tell_failure(self._report, self._tally, printable(each.row.uniquename or b""), reason, count)
+                elif isinstance(answer, Appended):
+                    self._accepted(each, self._uid(answer))
         if later is not None:
             raise later
         return len(answers)
 
-    def _record(self, row: Pairing, answer: Answer, later: PushpullError | None) -> tuple[str, int]:
-        """Why the row failed, and how often by now; 0: it did not."""
-        if isinstance(answer, Appended):
-            uid = self._uid(answer)
-            if self._outcomes.appended(row, uid):
-                return "", 0
-            reason = f"the server keeps one copy of two identical messages (uid {uid})"
-            return reason, self._outcomes.failed(row, reason, self._clock(), count=SET_ASIDE_AFTER)
+    def _twin(self, row: Pairing, answer: Appended, *, own: bool) -> tuple[str, int]:
+        """Why a row failed whose message was taken, and how often by now; 0: it did not, the UID is its `own`."""
+        if own:
+            return "", 0
+        reason = f"the server keeps one copy of two identical messages (uid {answer.uid})"
+        return reason, self._outcomes.failed(row, reason, self._clock(), count=SET_ASIDE_AFTER)
+
+    def _refused(self, row: Pairing, answer: PushpullError, later: PushpullError | None) -> tuple[str, int]:
+        """Why a row failed whose message was not taken, and how often by now; 0: it did not, it is tried again."""
         self._outcomes.append_refused([row])
         if isinstance(answer, MessageError):
             reason = f"the server refuses it: {answer}"

@@ -9,6 +9,7 @@ compiled when the first instance is made. Type checkers take the decorators for 
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any, TypeVar, dataclass_transform
 
 T = TypeVar("T")
@@ -57,7 +58,19 @@ def names(cls: type) -> tuple[str, ...]:
 
 def astuple(instance: object) -> tuple[Any, ...]:
     """What the fields hold, in their order."""
-    return tuple(getattr(instance, name) for name in names(type(instance)))
+    values: tuple[Any, ...] = type(instance)._values(instance)  # type: ignore[attr-defined]
+    return values
+
+
+def _values(self: object) -> tuple[Any, ...]:
+    """Of a class that was not asked for them yet."""
+    cls: Any = type(self)
+    fields = names(cls)
+    if len(fields) > 1:
+        cls._values = attrgetter(*fields)
+    else:  # which gives no tuple then
+        cls._values = lambda instance: tuple(getattr(instance, name) for name in fields)
+    return astuple(self)
 
 
 def _made(cls: type[T], **methods: Any) -> type[T]:
@@ -65,7 +78,13 @@ def _made(cls: type[T], **methods: Any) -> type[T]:
     body = {name: its for name, its in vars(cls).items() if name not in ("__dict__", "__weakref__")}
     own = tuple(body.get("__annotations__", ()))
     given = {name: body.pop(name) for name in own if name in body}
-    body |= {"__slots__": own, "__match_args__": own, "__qualname__": cls.__qualname__, "_given": given}
+    body |= {
+        "__slots__": own,
+        "__match_args__": own,
+        "__qualname__": cls.__qualname__,
+        "_given": given,
+        "_values": _values,
+    }
     body |= {"__init__": _init, "__repr__": _repr, "__eq__": _eq, **methods}
     made: type[T] = type(cls)(cls.__name__, cls.__bases__, body)  # type: ignore[misc]
     return made

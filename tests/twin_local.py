@@ -7,6 +7,7 @@ import io
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from pushpull.errors import LocalDiskError, MessageError
@@ -201,6 +202,9 @@ class MemoryLocal:
 
     def _chase(self, file: LocalFile) -> LocalFile | None:
         return file if file.path in self.folder.files else self._where(file.uniquename)
+
+    def at_hand(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def open_message(self, file: LocalFile) -> tuple[io.BytesIO, FileStamp] | None:
         self._step("open_message")

@@ -321,7 +321,9 @@ class MemoryRemote:
     def unasked(self, size: int) -> bool:
         return size <= self.server.unasked
 
-    def append(self, mailbox: str, messages: Sequence[Outgoing]) -> Iterator[Answer]:
+    def append(
+        self, mailbox: str, messages: Sequence[Outgoing], meanwhile: Callable[[], None] | None = None
+    ) -> Iterator[Answer]:
         """All that goes unasked is on the server before anything is heard of the first."""
         ahead: list[Answer] = []
         for message in messages:
@@ -329,9 +331,13 @@ class MemoryRemote:
                 yield from self._answers(ahead)
             missing = self._begin_append(mailbox)
             ahead.append(missing or self._store_appended(message))
+        if meanwhile is not None:
+            meanwhile()
         yield from self._answers(ahead)
 
-    def append_all(self, mailbox: str, messages: Sequence[Outgoing]) -> Sequence[Appended]:
+    def append_all(
+        self, mailbox: str, messages: Sequence[Outgoing], meanwhile: Callable[[], None] | None = None
+    ) -> Sequence[Appended]:
         assert self.multiappend, "the server has no MULTIAPPEND"
         assert all(self.unasked(message.size) for message in messages), "a literal that has to wait"
         if missing := self._begin_append(mailbox):
@@ -347,6 +353,8 @@ class MemoryRemote:
             answer = self._store_appended(message)
             assert isinstance(answer, Appended)
             done.append(answer)
+        if meanwhile is not None:
+            meanwhile()
         self.step("append>")
         return done
 

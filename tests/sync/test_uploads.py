@@ -9,7 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from pushpull import download
-from pushpull.errors import ConnectionLost, MessageError, PushpullError, ServerBusy
+from pushpull.download import MOST_UPLOADS
+from pushpull.errors import ConnectionLost, LocalDiskError, MessageError, PushpullError, ServerBusy
 from pushpull.flags import SEEN
 from pushpull.message import fingerprint
 from tests.support.messages import crlf, mail
@@ -87,15 +88,15 @@ def counting(story: Story, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def test_many_uploads_take_few_commands_and_few_commits(story):
-    put(story, 250)
+    put(story, 850)
     few, many = story.world.run(), None
-    assert (appends(few), bodies(story)) == (3, whole(250))
+    assert (appends(few), bodies(story)) == (3, whole(850))
     commits = few.script.steps.count("commit>")
     for name in (f"m{number:03}" for number in range(50)):
         story.world.folder.put(f"cur/{name}:2,S".encode(), mail(name))
     many = story.world.run()
     assert (many.tally.uploaded, appends(many)) == (50, 1)
-    assert commits < many.script.steps.count("commit>") + 10, "as many for 250 as for 50, but for the batches"
+    assert commits < many.script.steps.count("commit>") + 10, "as many for 850 as for 50, but for the batches"
     assert story.world.run().changes == []
 
 
@@ -208,26 +209,46 @@ def test_a_message_that_kills_the_link_takes_no_other_with_it(server):
     assert bodies(server) == whole(30) - Counter([BAD])
 
 
+def test_a_disk_that_fails_while_the_server_is_busy(story, monkeypatch):
+    """The next batch is read while the last one is under way: what that got is written down all the same."""
+    sent = counting(story, monkeypatch)
+    opened = 0
+
+    def failing(step: str) -> None:
+        nonlocal opened
+        opened += step == "local.open_message"
+        if step == "local.open_message" and opened > 850 + MOST_UPLOADS + 50:
+            raise LocalDiskError("the disk fails")
+
+    put(story, 850)
+    ran = story.world.run(dict.fromkeys(range(20_000), failing))
+    assert isinstance(ran.error, LocalDiskError)
+    assert len(story.world.server.messages) == ran.tally.uploaded == MOST_UPLOADS
+    assert story.world.run().error is None
+    assert bodies(story) == whole(850)
+    assert set(sent.values()) == {1}
+
+
 def test_batches_shrink_when_they_kill_the_link(story, monkeypatch):
     """A server that dies of many messages in one command gets fewer each time."""
     monkeypatch.setattr(download, "MOST_UPLOADS", 8)
     sizes: list[int] = []
     append_all = MemoryRemote.append_all
 
-    def dying(self, mailbox, messages):
+    def dying(self, mailbox, messages, meanwhile=None):
         sizes.append(len(messages))
         if len(messages) > 2:
             self._lost = True
             cut()
-        return append_all(self, mailbox, messages)
+        return append_all(self, mailbox, messages, meanwhile)
 
     monkeypatch.setattr(MemoryRemote, "append_all", dying)
-    put(story, 250)
+    put(story, 850)
     for _ in range(3):
         story.world.run()
-    assert sizes[:3] == [100, 50, 25]
+    assert sizes[:3] == [400, 200, 100]
     story.world.settle()
-    assert bodies(story) == whole(250)
+    assert bodies(story) == whole(850)
 
 
 def test_identical_messages_in_one_batch_of_a_server_that_keeps_one_copy(story, monkeypatch):

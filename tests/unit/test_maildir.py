@@ -27,9 +27,11 @@ from pushpull.maildir import Maildir
 from pushpull.message import fingerprint
 from pushpull.model import LocalFile, Marker, Uniquename
 from pushpull.ports import Delivery
+from pushpull.staging import HELD
 
 WIRE = b"Message-ID: <one@x>\r\n\r\nHello\r\n"
 FILE = WIRE.replace(b"\r\n", b"\n")
+LARGE = WIRE + b"x" * HELD
 HOUR = 3600
 
 
@@ -137,7 +139,9 @@ def test_no_link_inside_is_followed(local, path, tmp_path, directory):
     target.symlink_to(outside / "moved")
     if directory == "tmp":
         with pytest.raises(LocalDiskError, match="symbolic link"):
-            local.stage([WIRE], 0.0)
+            local.stage([LARGE], 0.0)
+        with pytest.raises(LocalDiskError, match="symbolic link"):
+            local.deliver(stage(local))
     else:
         with pytest.raises(LocalDiskError, match="symbolic link"):
             local.scan()
@@ -533,7 +537,7 @@ def test_a_read_error_midway_is_told_as_ours(local, path, monkeypatch, number, e
     put(path, "cur/a:2,S")
     stream, _ = local.open_message(local.find(Uniquename(b"a")))
     with stream:
-        monkeypatch.setattr(os, "readv", raiser(number))
+        monkeypatch.setattr(os, "read", raiser(number))
         with pytest.raises(error, match="cur/a:2,S"):
             stream.read()
         with pytest.raises(error, match="cur/a:2,S"):
@@ -596,7 +600,7 @@ def test_a_folder_that_was_moved_away_does_not_come_back_empty(local, path):
     path.rename(path.with_name("moved"))
     for act in (
         lambda: local.deliver(deliveries),
-        lambda: local.stage([WIRE], 0.0),
+        lambda: local.stage([LARGE], 0.0),
         lambda: local.write_marker(Marker("a", 1, 1)),
         local.probe,
     ):
@@ -621,11 +625,13 @@ def test_a_disk_that_fails_to_write_leaves_nothing_half(local, path, monkeypatch
         return real(fd, data[:5])  # a short write is no error
 
     monkeypatch.setattr(os, "write", write)
-    with pytest.raises(LocalDiskError) as caught:
-        local.stage([WIRE], 0.0)
-    assert str(path / "tmp") in str(caught.value)
-    assert caught.value.remedy
-    assert names(path) == set()
+    for take_in in (lambda: local.deliver(stage(local)), lambda: local.stage([LARGE], 0.0)):
+        calls.clear()
+        with pytest.raises(LocalDiskError) as caught:
+            take_in()
+        assert str(path / "tmp") in str(caught.value)
+        assert caught.value.remedy
+        assert names(path) == set()
     calls.clear()
     with pytest.raises(LocalDiskError):
         local.write_marker(Marker("a", 1, 1))
@@ -641,7 +647,7 @@ def test_short_writes_are_continued(local, path, monkeypatch):
 
 def test_a_file_that_the_kernel_refuses_to_grow_leaves_nothing(local, path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    chunk = b"x" * 65536
+    chunk = b"x" * HELD
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
         with pytest.raises(LocalDiskError, match="File too large"):
@@ -651,9 +657,10 @@ def test_a_file_that_the_kernel_refuses_to_grow_leaves_nothing(local, path):
     assert names(path) == set()
 
 
-def test_an_interrupted_download_leaves_nothing(local, path):
+@pytest.mark.parametrize("first", [WIRE, LARGE], ids=["short", "long"])
+def test_an_interrupted_download_leaves_nothing(local, path, first):
     def chunks():
-        yield WIRE
+        yield first
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -821,7 +828,7 @@ def test_only_old_rubbish_of_ours_is_removed_from_tmp(path):
     now = time.time()
     local = Maildir(str(path), clock=lambda: now)
     local.create()
-    local.stage([WIRE], 0.0)
+    local.stage([LARGE], 0.0)
     put(path, "tmp/1700000000.M1P2Q3.host")
     (path / "tmp/pushpull-directory").mkdir()
     (path / "tmp/pushpull-link").symlink_to("nowhere")
@@ -836,7 +843,7 @@ def test_only_old_rubbish_of_ours_is_removed_from_tmp(path):
 
 
 def test_the_age_of_rubbish_is_not_the_date_of_its_message(local, path):
-    staged = local.stage([WIRE], 0.0)
+    staged = local.stage([LARGE], 0.0)
     os.utime(path / "tmp" / os.fsdecode(staged.name), (1, 1))
     assert local.clean_tmp() == 0
 

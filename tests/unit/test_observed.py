@@ -370,7 +370,7 @@ def test_a_name_that_holds_another_message_now_is_free(store, local):
     number = put(store, uid=20, local_flags=D, digest=b"old", **FILE)
     local.note_changed_content(number)
     assert columns(store, number, "gone", "local_flags", "uniquename", "uid") == (1, D | T, None, 20)
-    local.add_file(file(b"u", D), FINGERPRINT, STAMP)
+    local.add_files([(file(b"u", D), FINGERPRINT, STAMP)])
     assert [found["digest"] for found in rows(store)] == [b"old", b"digest"]
 
 
@@ -402,7 +402,7 @@ def test_a_restored_folder_shows_old_flags(store, local):
 
 
 def test_a_new_file_is_a_row_with_all_that_was_read_of_it(store, local):
-    local.add_file(file(b"1.\xff", S | F, "a3/cur", b":2,FSx"), FINGERPRINT, STAMP)
+    local.add_files([(file(b"1.\xff", S | F, "a3/cur", b":2,FSx"), FINGERPRINT, STAMP)])
     (found,) = rows(store)
     assert {name: found[name] for name in ("uid", "expunged", "gone", "base_flags", "remote_flags")} == {
         "uid": None,
@@ -447,7 +447,7 @@ def test_a_file_that_comes_back_may_be_that_of_a_gone_row_with_a_live_uid(store,
     put(store, id=4, uid=23, gone=1, expunged=1, digest=b"digest")
     put(store, id=5, gone=1, digest=b"digest")
     put(store, id=6, uid=24, digest=b"digest", uniquename=b"f")
-    assert local.gone_rows_like(b"digest") == [
+    assert local.gone_rows_like([b"digest"]) == [
         Absent(1, Uniquename(b"a"), b"digest", T, "", "cur"),
         Absent(2, Uniquename(b""), b"digest", S | T, "", ""),
     ]
@@ -480,6 +480,16 @@ def test_what_an_earlier_boot_delivered_was_found_whole(store, local):
     assert [found["unsynced_boot"] for found in rows(store)] == ["", "this", "", ""]
 
 
+def test_the_question_after_earlier_boots_passes_over_what_this_one_delivered(store, local):
+    """A first download without fsync leaves a row for each message."""
+    for plan in (
+        *plans_of(store, lambda: local.unsynced("this")),
+        *plans_of(store, lambda: local.note_synced("this")),
+    ):
+        assert plan.count("pairing_unsynced (pair=? AND unsynced_boot<?)") == 1, plan
+        assert plan.count("pairing_unsynced (pair=? AND unsynced_boot>?)") == 1, plan
+
+
 def test_how_many_files_are_known(store, local):
     put(store, uniquename=b"a")
     put(store, uid=20, uniquename=b"b")
@@ -489,7 +499,7 @@ def test_how_many_files_are_known(store, local):
 
 
 def test_the_question_after_gone_rows_follows_an_index(store, local):
-    (plan,) = plans_of(store, lambda: local.gone_rows_like(b"digest"))
+    (plan,) = plans_of(store, lambda: local.gone_rows_like([b"digest"]))
     assert "pairing_digest" in plan
 
 
@@ -529,7 +539,7 @@ def test_all_facts_may_join_one_transaction(store, remote, local):
         with store.transaction():
             remote.note_views([view(5)])
             load(store, local, file(b"u"))
-            local.add_file(file(b"u"), FINGERPRINT, replace(STAMP, size=1))
+            local.add_files([(file(b"u"), FINGERPRINT, replace(STAMP, size=1))])
             raise ValueError("mishap")
 
     with pytest.raises(ValueError, match="mishap"):

@@ -789,20 +789,20 @@ def test_an_attempt_to_bring_an_undeleted_message_back_forgets_its_dead_uid(stor
 
 def test_an_upload_whose_uid_the_server_told(store, outcomes):
     number = put(store, problem="odd", problem_count=2, next_try=NOW, **OPEN)
-    assert outcomes.appended(pairing(store, number), Uid(12))
+    assert outcomes.appended([(pairing(store, number), Uid(12))]) == [True]
     assert columns(store, number, "uid", *ATTEMPT) == (12, 0, None, "")
     assert columns(store, number, "problem", "problem_count", "next_try", "base_flags") == ("", 0, 0, 0)
 
 
 def test_an_upload_without_a_uid_is_awaited_and_never_sent_again(store, outcomes):
     number = put(store, **OPEN)
-    assert outcomes.appended(pairing(store, number), None)
+    assert outcomes.appended([(pairing(store, number), None)]) == [True]
     assert columns(store, number, "uid", "append_outcome") == (None, "accepted")
 
 
 def test_a_uid_that_was_seen_before_it_was_told_is_joined(store, outcomes):
     number, seen = put(store, **OPEN), put(store, uid=12, remote_flags=S)
-    assert outcomes.appended(pairing(store, number), Uid(12))
+    assert outcomes.appended([(pairing(store, number), Uid(12))]) == [True]
     assert row(store, seen) == {}
     assert columns(store, number, "uid", "append_outcome") == (12, "")
 
@@ -811,7 +811,7 @@ def test_a_uid_that_was_seen_before_it_was_told_is_joined(store, outcomes):
 def test_a_uid_that_is_paired_already_means_that_the_server_keeps_one_of_two(store, outcomes, owner):
     number, other = put(store, **OPEN), put(store, uid=12, **owner)
     before = row(store, other)
-    assert not outcomes.appended(pairing(store, number), Uid(12))
+    assert outcomes.appended([(pairing(store, number), Uid(12))]) == [False]
     assert row(store, other) == before
     assert columns(store, number, "uid", "append_outcome") == (None, "accepted")
 
@@ -874,7 +874,7 @@ def test_several_outcomes_in_one_commit(store, outcomes):
 
     def both():
         with outcomes.transaction():
-            outcomes.appended(pairing(store, number), Uid(12))
+            outcomes.appended([(pairing(store, number), Uid(12))])
             outcomes.failed(pairing(store, number), "odd", NOW)
             raise ValueError("mishap")
 

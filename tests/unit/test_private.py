@@ -21,6 +21,7 @@ from pushpull.maildir import Maildir
 from pushpull.model import Marker
 from pushpull.output import Output
 from pushpull.ports import Delivery
+from pushpull.staging import HELD
 from pushpull.store import Store, keep_corrupt_aside
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,7 +73,7 @@ def test_all_that_is_made_is_private(umask: int, tmp_path: Path) -> None:
     local.create()
     local.write_marker(Marker("id", 1, 1))
     local.deliver([Delivery(local.stage([WIRE], 0.0), 0)])
-    local.stage([WIRE], 0.0)
+    local.stage([b"x" * (HELD + 1)], 0.0)
     with pair_lock(state, 1):
         files = {path.name: oct(mode(path)) for path in tmp_path.rglob("*") if path.is_file()}
         directories = {path: oct(mode(path)) for path in tmp_path.rglob("*") if path.is_dir()}
