@@ -79,6 +79,9 @@ class Cycle:
         self._pair, self._settings, self._tools = pair, settings, tools
         self._report = tools.report
         self._outcomes = Outcomes(store, pair.id)
+        self._known = KnownFiles(
+            store, pair.id, now=tools.clock(), whole=settings.whole_folder or trust is not Trust.SAME
+        )
         self._generation_raised = False
         self._awaiting_uids = False
         self._reread = 0
@@ -95,14 +98,26 @@ class Cycle:
         """
         sight = self._observer.observe()
         whole_folder = self._take_in_local(tally)
-        complete = whole_folder and sight.complete
+        with self._local.own_changes(self._known.stamps()) as own:
+            made, complete = self._bring_together(sight, tally, pace, complete=whole_folder and sight.complete)
+            self._known.moved_on(own.settle())
+        self._tell_held(made, tally)
+        if not complete:
+            what = f"mailbox {self._pair.key.remote}" if whole_folder else f"folder {self._settings.folder}"
+            raise Restless(
+                f"the {printable(what)} could not be read to its end; nothing was uploaded or marked deleted",
+                remedy="try again when nothing changes it all the time",
+            )
+
+    def _bring_together(self, sight: RemoteSight, tally: Tally, pace: Pace, *, complete: bool) -> tuple[Plan, bool]:
+        """Until a plan has nothing more to do: that plan, and whether all that it saw was `complete`."""
         quiet = waits = 0
         while True:
             self._tools.check_stop()
             made = self._plan(sight, tally, complete=complete)
             if self._settings.dry_run:
                 self._show(made)
-                break
+                return made, complete
             moved, transferred = self._apply(made, sight, tally, pace)
             quiet = 0 if transferred else quiet + 1
             if self._awaiting_uids:
@@ -111,21 +126,14 @@ class Cycle:
                 complete = complete and sight.complete
             elif not moved or quiet >= MAX_QUIET_PASSES:
                 if not made.open_since or waits >= MAX_WAITS:
-                    break
+                    return made, complete
                 if self._settings.stays:
                     self.look_again = self._answer_due(made.open_since)
-                    break
+                    return made, complete
                 self._await_answer(made.open_since)
                 sight = self._observer.observe()
                 complete = complete and sight.complete
                 quiet, waits = 0, waits + 1
-        self._tell_held(made, tally)
-        if not complete:
-            what = f"mailbox {self._pair.key.remote}" if whole_folder else f"folder {self._settings.folder}"
-            raise Restless(
-                f"the {printable(what)} could not be read to its end; nothing was uploaded or marked deleted",
-                remedy="try again when nothing changes it all the time",
-            )
 
     # --- observe -------------------------------------------------------------------------------------------------
 
@@ -138,12 +146,7 @@ class Cycle:
             self._local,
             self._store,
             self._pair.id,
-            known=KnownFiles(
-                self._store,
-                self._pair.id,
-                now=self._tools.clock(),
-                whole=settings.whole_folder or self.trust is not Trust.SAME,
-            ),
+            known=self._known,
             boot=settings.boot,
             repair=not settings.dry_run,
             report=self._report,

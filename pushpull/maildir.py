@@ -22,7 +22,7 @@ import math
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import BinaryIO, TypeVar, cast
 
@@ -43,7 +43,8 @@ from pushpull.flags import NONE, Flags
 from pushpull.folder import Directories, Folder
 from pushpull.marker import MAX_SIZE, NAME, format_marker, parse_marker
 from pushpull.message import Fingerprinter, stored
-from pushpull.model import FileStamp, Fingerprint, LocalFile, Marker, Scan, Uniquename
+from pushpull.model import DirectoryStamp, FileStamp, Fingerprint, LocalFile, Marker, Scan, Uniquename
+from pushpull.own_changes import OwnChanges
 from pushpull.ports import Delivery, Known
 from pushpull.staging import NEW_NAMES, Staged, Staging
 
@@ -82,6 +83,7 @@ class Maildir:
         self._counter = itertools.count(1)
         self._renamed_in: set[str] = set()
         self._staging = Staging(self._folder, self._new_uniquename, fsync=fsync)
+        self._own = OwnChanges(self._folder.root, {})
 
     # --- the folder ------------------------------------------------------------------------------------------
 
@@ -235,6 +237,11 @@ class Maildir:
 
     # --- delivering ------------------------------------------------------------------------------------------
 
+    def own_changes(self, known: Mapping[str, DirectoryStamp]) -> OwnChanges:
+        """As ports.Local."""
+        self._own = OwnChanges(self._folder.root, known)
+        return self._own
+
     def stage(self, chunks: Iterable[bytes], mtime: float) -> Staged:
         """Take wire bytes (CRLF) as LF, dated as the message. What `chunks` raises comes out and leaves no file."""
         fingerprinter = Fingerprinter()
@@ -262,6 +269,8 @@ class Maildir:
                     for staged, delivery in zip(mine, deliveries, strict=True)
                 ]
             self._flush({file.directory for file in placed})
+            for staged, file in zip(mine, placed, strict=True):
+                self._own.moved("tmp", staged.name, file.directory, _name(file))
         except BaseException:
             for staged in mine:
                 staged.discard()
@@ -277,6 +286,7 @@ class Maildir:
             self._make_bucket(directory)
         with disk(self._folder.absolute(directory)):
             target = targets.descriptor(directory, self._folder.open)
+        self._own.begin(directory)
         uniquename = staged.uniquename
         for _ in range(NEW_NAMES):
             try:
@@ -320,6 +330,8 @@ class Maildir:
             return file
         cur = file.directory.removesuffix("new").removesuffix("cur") + "cur"
         renamed = LocalFile(file.uniquename, cur, info, flags_of(info))
+        self._own.begin(file.directory)
+        self._own.begin(cur)
         with self._folder.opened(file.directory) as source, self._folder.opened(cur) as target:
             try:
                 rename_noreplace(_name(file), _name(renamed), source_fd=source, target_fd=target)
@@ -336,6 +348,7 @@ class Maildir:
                 if error.errno in _ONE_RENAME:
                     raise MessageError(f"{shown(path)}: {error.strerror}", permanent=True) from error
                 raise disk_error(error, path) from error
+        self._own.moved(file.directory, _name(file), cur, _name(renamed))
         self._renamed_in |= {file.directory, cur}
         return renamed
 

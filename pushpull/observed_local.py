@@ -314,6 +314,23 @@ class KnownFiles:
             ).fetchone()
         return LocalFile(uniquename, *found) if found else None
 
+    def stamps(self) -> dict[str, DirectoryStamp]:
+        """How each directory looked when all that it held was in the state."""
+        with translate(self._store.path):
+            rows = self._store.db.execute(
+                "SELECT name, device, inode, ctime FROM directory WHERE pair = ?", (self._pair,)
+            ).fetchall()
+        return {name: (*stamp,) for name, *stamp in rows}
+
+    def moved_on(self, stamps: Mapping[str, DirectoryStamp]) -> None:
+        """So these look after changes of ours, all of which are in the state. When they were read last stays."""
+        if stamps:
+            with self._store.transaction() as db:
+                db.executemany(
+                    "UPDATE directory SET device = ?, inode = ?, ctime = ? WHERE pair = ? AND name = ?",
+                    ((*stamp, self._pair, name) for name, stamp in stamps.items()),
+                )
+
     def taken_in(self, stamps: Mapping[str, DirectoryStamp | None]) -> None:
         """All that these directories held, when they looked so, is in the state. None: or some of it is not."""
         with self._store.transaction() as db:

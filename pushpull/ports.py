@@ -222,6 +222,13 @@ class Known(Protocol):
     def file(self, uniquename: Uniquename) -> LocalFile | None: ...
 
 
+class Settled(Protocol):
+    """What became of directories whose names were all known."""
+
+    def settle(self) -> Mapping[str, DirectoryStamp]:
+        """Those in which nobody else changed a name meanwhile, and how they look now."""
+
+
 class Local(Protocol):
     """One Maildir folder. Every method raises LocalDiskError when the disk fails."""
 
@@ -251,6 +258,10 @@ class Local(Protocol):
     def stage(self, chunks: Iterable[bytes], mtime: float) -> StagedFile:
         """Take wire bytes (CRLF), which will be LF; what is large is in tmp/ then, no message is in the folder.
         `mtime` is seconds since the epoch (INTERNALDATE)."""
+
+    def own_changes(self, known: Mapping[str, DirectoryStamp]) -> AbstractContextManager[Settled]:
+        """Within it our changes of names are told from those of others. `known`: how each directory looked when the
+        state held all that is in it."""
 
     def deliver(self, deliveries: Sequence[Delivery]) -> list[LocalFile]:
         """Write what is staged, make it durable, rename them into place, make the directories durable; in order."""

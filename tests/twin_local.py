@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -103,6 +103,13 @@ class MemoryStaged:
     def discard(self) -> None:
         if not self.delivered and not self._local.script.dead:
             self._local.folder.files.pop(self.path, None)
+
+
+class _Unsettled:
+    """Here every directory is read each time."""
+
+    def settle(self) -> dict[str, DirectoryStamp]:
+        return {}
 
 
 class MemoryLocal:
@@ -205,6 +212,9 @@ class MemoryLocal:
 
     def at_hand(self) -> AbstractContextManager[None]:
         return nullcontext()
+
+    def own_changes(self, known: Mapping[str, DirectoryStamp]) -> AbstractContextManager[_Unsettled]:
+        return nullcontext(_Unsettled())
 
     def open_message(self, file: LocalFile) -> tuple[io.BytesIO, FileStamp] | None:
         self._step("open_message")

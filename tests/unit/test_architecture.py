@@ -14,9 +14,9 @@ PACKAGE = Path(__file__).resolve().parents[2] / "pushpull"
 LEVELS = (
     "errors levels values batched model flags",
     "ports filenames message wire wire_fetch wording dates shellwords plan trust config config_keys options",
-    "private store schema soundness observed observed_local outcomes durable folder maildir marker staging framing sasl"
-    " aside tls refusal trace transport helpers login remote_append remote_fetch remote connect commands retry locks"
-    " accounts problems",
+    "private store schema soundness observed observed_local outcomes durable folder own_changes maildir marker staging"
+    " framing sasl aside tls refusal trace transport helpers login remote_append remote_fetch remote connect commands"
+    " retry locks accounts problems",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
     "watch_local watch_link watch_remote watch_status",
     "cycles events hooks prepare service live late harness worker daemonize notify stopping output progress system_log",
@@ -42,7 +42,7 @@ SIBLINGS = {
     "outcomes": "observed observed_local store schema",
     "folder": "durable",
     "staging": "durable folder",
-    "maildir": "durable folder marker staging",
+    "maildir": "durable folder marker own_changes staging",
     "trace": "sasl",
     "transport": "framing sasl trace",
     "helpers": "framing transport",
@@ -75,7 +75,7 @@ CONFINED = {
     "imaplib": set(),
     "ssl": NETWORK,
     "socket": NETWORK | {"notify", "system_log"},
-    "inotify_simple": {"watch_local"},
+    "inotify_simple": {"own_changes", "watch_local"},
     "tenacity": {"retry"},
     "daemon": {"daemonize"},
     "lockfile": {"daemonize"},

@@ -15,6 +15,7 @@ import pytest
 
 import pushpull
 from pushpull import cli
+from pushpull.accounts import Door
 from pushpull.config import Config
 from pushpull.errors import ConfigError, Interrupted, LoginRefused, PushpullError, Refused, StateUnusable
 from pushpull.options import Asker, Options
@@ -37,7 +38,7 @@ local = All
 remote = All
 """
 
-Service = Callable[[Config, Options, Output, Asker], int]
+Service = Callable[[Config, Options, Output, Asker, Door], int]
 
 
 @pytest.fixture
@@ -49,6 +50,7 @@ def conf(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[Service], None]:
+    monkeypatch.setattr(Door, "connect_ahead", lambda self: None)
     return lambda run: monkeypatch.setattr(pushpull, "service", SimpleNamespace(run=run), raising=False)
 
 
@@ -57,7 +59,7 @@ def calls(serve: Callable[[Service], None]) -> list[Any]:
     """What the service was called with."""
     seen: list[Any] = []
 
-    def run(config: Config, options: Options, output: Output, asker: Asker) -> int:
+    def run(config: Config, options: Options, output: Output, asker: Asker, _door: Door) -> int:
         seen.extend((config, options, output, asker))
         return 0
 
@@ -125,7 +127,7 @@ def test_debug_imap(
 def test_verbosity(
     serve: Callable[[Service], None], conf: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], shown: str
 ) -> None:
-    def run(config: Config, options: Options, output: Output, asker: Asker) -> int:
+    def run(config: Config, options: Options, output: Output, asker: Asker, _door: Door) -> int:
         for level, word in ((10, "debug"), (25, "notice"), (30, "warning")):
             output.line(level, word)
         return 0

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from pushpull import folder, observed_local
+from pushpull import folder, observed_local, own_changes
 from pushpull.durable import shows_each_change
 from pushpull.errors import LocalDiskError, MessageError
 from pushpull.flags import FLAGGED, SEEN
 from pushpull.maildir import Maildir
+from pushpull.model import Uniquename
 from pushpull.observe_local import LocalObserver
 from pushpull.observed_local import KnownFiles, LocalRows
 from pushpull.values import replace
@@ -196,6 +197,20 @@ def test_a_bucket_that_is_away_shows_no_absences(place: Place) -> None:
 def test_once_a_day_all_of_it_is_read(place: Place, seconds: float) -> None:
     """Or when the clock was ahead then."""
     assert place.look(now=NOW + seconds) == ALL
+
+
+def test_what_we_changed_ourselves_is_not_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What somebody else changes afterwards is, and once a day all of it."""
+    monkeypatch.setattr(own_changes, "LARGE", 0)
+    known = KnownFiles(place.store, 1, now=NOW + 1, whole=False)
+    file = place.local.find(Uniquename(b"a"))
+    with place.local.own_changes(known.stamps()) as own:
+        assert place.local.set_flags(file, FLAGGED, 0)
+        known.moved_on(own.settle())
+    assert place.look(now=NOW + 2) == []
+    (place.root / "cur/e:2,").write_text("Message-ID: <e@x>\n\n")
+    assert place.look(now=NOW + 3) == ["cur"]
+    assert place.look(now=NOW + DAY + 1) == ALL
 
 
 def test_all_of_it_is_read_when_asked_for(place: Place) -> None:
