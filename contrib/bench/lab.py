@@ -33,6 +33,7 @@ from tests.support.messages import crlf, imap_flags, letters_of, lf
 
 # Dovecot's own format: with a Maildir as its store, what is measured would be how Dovecot reads a large directory.
 SETTINGS = "mail_location = mdbox:~/mdbox\nmdbox_rotate_size = 64M\ndefault_vsz_limit = 4G\n"
+FLUSHED = "mail_fsync = optimized\n"  # Dovecot's default
 MEMORY = Path("/dev/shm")
 _BATCH = 500
 
@@ -44,14 +45,19 @@ class Lab:
     deletion takes several times as long.
     """
 
-    def __init__(self, directory: Path | None = None, *, need: int = 2 << 30) -> None:
-        """In `directory`. `need` is how many bytes the server may come to hold."""
+    def __init__(
+        self, directory: Path | None = None, *, server_directory: Path | None = None, need: int = 2 << 30
+    ) -> None:
+        """In `directory`. `need` is how many bytes the server may come to hold. With a `server_directory` it keeps its
+        mail there and flushes it, as servers do.
+        """
         self.base = _made(directory)
-        store = MEMORY if _room_in_memory(need) else directory
-        self.server = Dovecot(_made(store), settings=SETTINGS)
-        self.notes = [
-            f"mail of the programs on {file_system(self.base)}, of the server on {file_system(self.server.base)}"
-        ]
+        store = server_directory or (MEMORY if _room_in_memory(need) else directory)
+        self.server = Dovecot(_made(store), settings=SETTINGS + (FLUSHED if server_directory else ""))
+        places = [file_system(each) for each in (self.base, self.server.base)]
+        self.notes = ["mail of the programs on {}, of the server on {}".format(*places)]
+        if server_directory:
+            self.notes.append("the server flushes its mail")
         self._numbers = count()
         self._filled: dict[str, list[Content]] = {}  # by UID, from 1
         self._sources: dict[tuple[int, int], str] = {}
