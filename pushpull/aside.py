@@ -11,7 +11,8 @@ T = TypeVar("T")
 
 
 class Aside(Generic[T]):
-    """Starts the call at once. `result` waits for it, and gives or raises what it did: who starts one asks for it."""
+    """Starts the call at once. `result` waits for it, and gives or raises what it did; who does not ask for that need
+    not wait for it, nor hear of it."""
 
     def __init__(self, call: Callable[[], T]) -> None:
         self._call = call

@@ -372,7 +372,7 @@ class Directories:
         self._close()
 
     def descriptor(self, directory: str, opening: Callable[[str], int]) -> int:
-        """Raises what `opening` it raises."""
+        """Raises what `opening` raises."""
         fd = self._open.get(directory)
         if fd is None:
             if len(self._open) == self._MOST:

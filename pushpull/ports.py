@@ -248,8 +248,8 @@ class Local(Protocol):
         that still looks as `known` says is not read: what is known to be in it is there."""
 
     def at_hand(self) -> AbstractContextManager[None]:
-        """Within it what is asked of many files, and of tmp/, is cheaper: directories stay open. Not for long: one that
-        is put in the place of another is not looked at before the end."""
+        """Within it to read many files is cheaper: directories stay open. Not for long: one that is put in the place of
+        another is not looked at before the end."""
 
     def fingerprint(self, file: LocalFile) -> tuple[Fingerprint, FileStamp] | None:
         """None when the file is gone (also under another info part)."""
