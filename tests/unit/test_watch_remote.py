@@ -754,19 +754,25 @@ def test_a_sleep_ends_the_wait_for_a_link_but_not_that_for_a_login(hasty, monkey
     clocks = Clocks()
     attempts = []
     errors = [ConnectionLost("no network"), LoginRefused("wrong password")]
+    seen: list[int] = []
 
     def connect() -> Session:
         attempts.append(1)
         raise errors[len(attempts) - 1]
 
-    with Watching(connect, clock=clocks.monotonic, wall=clocks.wall) as watching:
+    def waits() -> None:
+        """The wait has begun: what is slept before that is no part of it."""
+        so_far = len(seen)
+        wait_for(lambda: len(seen) > so_far + 10, what="looks at the clock")
+
+    with Watching(connect, clock=clocks.monotonic, wall=lambda: seen.append(1) or clocks.wall()) as watching:
         wait_for(lambda: watching.lines(logging.WARNING), what="the first failure")
+        waits()
         clocks.slept = 100.0
         wait_for(lambda: watching.lines(logging.ERROR), what="the second failure", detail=watching.story)
-        seen = []
-        watching.watcher._wall = lambda: seen.append(1) or clocks.wall()
+        waits()
         clocks.slept = 200.0
-        wait_for(lambda: len(seen) > 10, what="looks at the clock")
+        waits()
         assert len(attempts) == 2
 
 
