@@ -79,25 +79,18 @@ class disk:  # noqa: N801 - not a generator with contextmanager(), which costs t
             raise disk_error(error, self._path) from error
 
 
-class one_file:  # noqa: N801 - as `disk`
-    """Context manager: turns each OSError within into a MessageError when it is the fault of this one file (its owner,
-    a bad sector), so that other messages go on, else into a LocalDiskError. FileNotFoundError passes: it says where to
-    look next."""
+class one_file(disk):  # noqa: N801
+    """As `disk`, but what is the fault of this one file (its owner, a bad sector) is a MessageError, so that other
+    messages go on. FileNotFoundError passes: it says where to look next."""
 
-    __slots__ = ("_path",)
-
-    def __init__(self, path: bytes) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        return
+    __slots__ = ()
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError):
             return
-        if error.errno in _ONE_FILE:
+        if isinstance(error, OSError) and error.errno in _ONE_FILE:
             raise MessageError(str(disk_error(error, self._path))) from error
-        raise disk_error(error, self._path) from error
+        super().__exit__(kind, error, traceback)
 
 
 class MessageReader(io.RawIOBase):
