@@ -208,14 +208,11 @@ class Folder:
             stamps = self._stamps([""])
             directories = self._directories()
             stamps |= self._stamps(directories)
-            now = time.time_ns()
-            ages = [now - stamp[2] for stamp in stamps.values() if stamp]
-            # A stamp of the future is a network server's, or of before the clock was put back: nothing to wait for.
-            age = min((age for age in ages if age >= 0), default=_TICK_NS)
-            if age >= _TICK_NS:
+            left = tick_left(stamps.values())
+            if not left:
                 return _Before(directories, stamps, settled=True)
             if attempt == 1:
-                time.sleep((_TICK_NS - age) / 1e9)
+                time.sleep(left)
         return _Before(directories, stamps, settled=False)
 
     def _moved(self, before: _Before) -> bool:
@@ -237,13 +234,11 @@ class Folder:
         for directory in directories:
             path = self.absolute(directory)
             try:
-                status = os.stat(path, follow_symlinks=not directory)
+                stamps[directory] = stamp_of(path, follow=not directory)
             except (FileNotFoundError, NotADirectoryError):
                 stamps[directory] = None
             except OSError as error:
                 raise disk_error(error, path) from error
-            else:
-                stamps[directory] = (status.st_dev, status.st_ino, status.st_ctime_ns)
         return stamps
 
     def _read(self, directory: str, seen: _Seen, names: set[bytes]) -> bool:
@@ -383,6 +378,20 @@ class Directories:
     def _close(self) -> None:
         while self._open:
             os.close(self._open.popitem()[1])
+
+
+def stamp_of(path: bytes, *, follow: bool = False) -> DirectoryStamp:
+    """How a directory looks now. Raises OSError. `follow`: its name may be a link."""
+    status = os.stat(path, follow_symlinks=follow)
+    return (status.st_dev, status.st_ino, status.st_ctime_ns)
+
+
+def tick_left(stamps: Iterable[DirectoryStamp | None]) -> float:
+    """Seconds until the newest of them is older than a tick of the kernel's clock. One of the future is a network
+    server's, or of before the clock was put back: nothing to wait for."""
+    now = time.time_ns()
+    age = min((age for stamp in stamps if stamp and (age := now - stamp[2]) >= 0), default=_TICK_NS)
+    return max(0, _TICK_NS - age) / 1e9
 
 
 def _in_new(file: LocalFile) -> bool:

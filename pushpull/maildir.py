@@ -83,7 +83,7 @@ class Maildir:
         self._counter = itertools.count(1)
         self._renamed_in: set[str] = set()
         self._staging = Staging(self._folder, self._new_uniquename, fsync=fsync)
-        self._own = OwnChanges(self._folder.root, {})
+        self._own = OwnChanges(self._folder, {})
 
     # --- the folder ------------------------------------------------------------------------------------------
 
@@ -239,7 +239,7 @@ class Maildir:
 
     def own_changes(self, known: Mapping[str, DirectoryStamp]) -> OwnChanges:
         """As ports.Local."""
-        self._own = OwnChanges(self._folder.root, known)
+        self._own = OwnChanges(self._folder, known)
         return self._own
 
     def stage(self, chunks: Iterable[bytes], mtime: float) -> Staged:

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pushpull.folder import Folder, stamp_of, tick_left
 from pushpull.model import DirectoryStamp
 from pushpull.values import field, struct
 
@@ -28,31 +29,28 @@ if TYPE_CHECKING:
 
 LARGE = 1 << 18
 """Size of a directory in bytes, as stat() tells, from which on reading it costs more than to load and use inotify."""
-_TICK_NS = 20_000_000
-_MOVED_FROM, _MOVED_TO = 0x40, 0x80
-_MASK = _MOVED_FROM | _MOVED_TO | 0x100 | 0x200 | 0x400 | 0x800  # CREATE, DELETE, DELETE_SELF, MOVE_SELF
-_DIRECTORY_ITSELF = 0x01000000 | 0x02000000  # ONLYDIR, DONT_FOLLOW
 _MOST = 10_000  # changes, less than a queue of inotify holds
 
 
 @struct
 class _Watched:
-    """A directory from the moment when it looked as when all that it held was known. `due`: our changes of it."""
+    """A directory from the moment when it looked as when all that it held was known. `due`: our changes of it, names
+    that went (False) and that came (True); `count` is how many."""
 
-    directory: str
+    number: int
     known: DirectoryStamp
-    due: Counter[tuple[int, bytes]] = field(default_factory=Counter)
+    due: Counter[tuple[bool | None, bytes]] = field(default_factory=Counter)
+    count: int = 0
 
 
 class OwnChanges:
-    """Context manager, of one cycle. `root` is the folder; directories are named relative to it."""
+    """Context manager, of one cycle."""
 
-    def __init__(self, root: bytes, known: Mapping[str, DirectoryStamp]) -> None:
+    def __init__(self, folder: Folder, known: Mapping[str, DirectoryStamp]) -> None:
         """`known`: how each directory looked when the state held all that is in it."""
-        self._root, self._known = root, dict(known)
+        self._folder, self._known = folder, dict(known)
         self._inotify: INotify | None = None
-        self._watched: dict[int, _Watched] = {}
-        self._by_name: dict[str, _Watched] = {}
+        self._watched: dict[str, _Watched] = {}
 
     def __enter__(self) -> OwnChanges:
         return self
@@ -61,76 +59,69 @@ class OwnChanges:
         if self._inotify is not None:
             self._inotify.close()
         self._inotify = None
-        for kept in (self._known, self._watched, self._by_name):
-            kept.clear()
+        self._known.clear()
+        self._watched.clear()
 
     def begin(self, directory: str) -> None:
         """Before a change of it."""
         known = self._known.pop(directory, None)
         if known is None:
             return
+        path = self._folder.absolute(directory)
         try:
-            if os.stat(self._path(directory), follow_symlinks=False).st_size < LARGE:
+            if os.stat(path, follow_symlinks=False).st_size < LARGE:
                 return
-            if self._inotify is None:
-                from inotify_simple import INotify
+            from inotify_simple import INotify, flags
 
-                self._inotify = INotify(nonblocking=True)
-            number = self._inotify.add_watch(self._path(directory), _MASK | _DIRECTORY_ITSELF)
+            names = flags.MOVED_FROM | flags.MOVED_TO | flags.CREATE | flags.DELETE
+            itself = flags.DELETE_SELF | flags.MOVE_SELF | flags.ONLYDIR | flags.DONT_FOLLOW
+            self._inotify = self._inotify or INotify(nonblocking=True)
+            number = self._inotify.add_watch(path, names | itself)
             # What happened before the watch shows in the stamp.
-            if self._stamp(directory) == known:
-                self._watched[number] = self._by_name[directory] = _Watched(directory, known)
+            if stamp_of(path) == known:
+                self._watched[directory] = _Watched(number, known)
         except OSError:
             return  # the limits of inotify
 
     def moved(self, source: str, old: bytes, target: str, new: bytes) -> None:
         """A file of ours got another name, or a place in `target`; of directories that are not watched nothing is
         kept."""
-        for directory, kind, name in ((source, _MOVED_FROM, old), (target, _MOVED_TO, new)):
-            watched = self._by_name.get(directory)
+        for directory, came, name in ((source, False, old), (target, True, new)):
+            watched = self._watched.get(directory)
             if watched is not None:
-                watched.due[kind, name] += 1
-                if watched.due.total() > _MOST:
-                    del self._by_name[directory]
-                    self._watched = {number: one for number, one in self._watched.items() if one is not watched}
+                watched.due[came, name] += 1
+                watched.count += 1
+                if watched.count > _MOST:
+                    del self._watched[directory]
 
     def settle(self) -> dict[str, DirectoryStamp]:
         """The directories that hold what was known and what we changed, and how they look now."""
         if self._inotify is None or not self._watched:
             return {}
+        from inotify_simple import flags
+
+        kinds = {int(flags.MOVED_FROM): False, int(flags.MOVED_TO): True}
         try:
-            stamps = {each.directory: self._stamp(each.directory) for each in self._watched.values()}
-            self._outlast_the_tick(stamps)
-            happened: dict[int, Counter[tuple[int, bytes]]] = {}
+            stamps = {directory: stamp_of(self._folder.absolute(directory)) for directory in self._watched}
+            # A change that comes after the last look must not share the time of the last one before it.
+            time.sleep(tick_left(stamps.values()))
+            happened: defaultdict[int, Counter[tuple[bool | None, bytes]]] = defaultdict(Counter)
             for event in self._inotify.read(timeout=0):
                 if event.wd < 0:  # the queue ran over
                     return {}
-                happened.setdefault(event.wd, Counter())[event.mask, os.fsencode(event.name)] += 1
+                happened[event.wd][kinds.get(event.mask), os.fsencode(event.name)] += 1
         except OSError:
             return {}
         return {
-            each.directory: stamp
-            for number, each in self._watched.items()
+            directory: stamp
+            for directory, stamp in stamps.items()
             # The folder may have been put in the place of another: then no event tells.
-            if (stamp := stamps[each.directory])[:2] == each.known[:2]
-            and happened.get(number, Counter()) == each.due
+            if stamp[:2] == self._watched[directory].known[:2]
+            and happened[self._watched[directory].number] == self._watched[directory].due
             and _tells(stamp)
         }
-
-    def _outlast_the_tick(self, stamps: Mapping[str, DirectoryStamp]) -> None:
-        """A change that comes after the last look must not share the time of the last one before it."""
-        age = min((age for stamp in stamps.values() if (age := time.time_ns() - stamp[2]) >= 0), default=_TICK_NS)
-        if age < _TICK_NS:
-            time.sleep((_TICK_NS - age) / 1e9)
-
-    def _stamp(self, directory: str) -> DirectoryStamp:
-        status = os.stat(self._path(directory), follow_symlinks=False)
-        return (status.st_dev, status.st_ino, status.st_ctime_ns)
-
-    def _path(self, directory: str) -> bytes:
-        return self._root + b"/" + os.fsencode(directory)
 
 
 def _tells(stamp: DirectoryStamp) -> bool:
     """A time that is over, of a file system that knows more than seconds."""
-    return stamp[2] % 1_000_000_000 != 0 and time.time_ns() - stamp[2] >= _TICK_NS
+    return stamp[2] % 1_000_000_000 != 0 and stamp[2] <= time.time_ns() and not tick_left([stamp])

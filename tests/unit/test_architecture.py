@@ -42,6 +42,7 @@ SIBLINGS = {
     "outcomes": "observed observed_local store schema",
     "folder": "durable",
     "staging": "durable folder",
+    "own_changes": "folder",
     "maildir": "durable folder marker own_changes staging",
     "trace": "sasl",
     "transport": "framing sasl trace",

@@ -203,14 +203,14 @@ def test_the_time_that_is_told_is_over(local, path):
 @pytest.mark.parametrize("shown", [lambda ns: ns // 10**9 * 10**9, lambda ns: ns + 10**12], ids=["seconds", "future"])
 def test_times_that_tell_nothing(local, path, monkeypatch, shown):
     known = {name: (device, inode, shown(ctime)) for name, (device, inode, ctime) in stamps(path).items()}
-    real = own_changes.OwnChanges._stamp
+    real = own_changes.stamp_of
     at = known["cur"][2]
 
-    def look(self, directory):
-        device, inode, _ = real(self, directory)
+    def look(path):
+        device, inode, _ = real(path)
         return (device, inode, at)
 
-    monkeypatch.setattr(own_changes.OwnChanges, "_stamp", look)
+    monkeypatch.setattr(own_changes, "stamp_of", look)
     with local.own_changes(known) as own:
         flag(local)
         assert own.settle() == {}
