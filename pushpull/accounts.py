@@ -147,14 +147,12 @@ class Door:
         self._ahead = Aside(partial(connect, self._account)), self._clock()
 
     def _connected(self) -> Client:
-        ahead, self._ahead = self._ahead, None
-        if ahead is None:
-            return connect(self._account)
-        link, since = ahead
-        client = link.result()
-        if self._clock() - since < _FRESH_SECONDS:
-            return client
-        client.shutdown()
+        if self._ahead is not None:
+            (link, since), self._ahead = self._ahead, None
+            client = link.result()
+            if self._clock() - since < _FRESH_SECONDS:
+                return client
+            client.shutdown()
         return connect(self._account)
 
     def open(self) -> Session:

@@ -8,12 +8,13 @@ message is gone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pushpull.flags import DELETED
 from pushpull.model import DirectoryStamp, FileStamp, Fingerprint, LocalFile, Uniquename
 from pushpull.observed import unmark
-from pushpull.store import Store, translate
+from pushpull.store import Store, placeholders, translate
 from pushpull.values import value
 
 LIST_SECONDS = 86_400.0
@@ -204,11 +205,12 @@ class LocalRows:
 
     def gone_rows_like(self, digests: Sequence[bytes]) -> list[Absent]:
         """Rows gone earlier, with a live UID and such content: a file that comes back may be theirs."""
-        among = ", ".join("?" * len(digests))
+        among = placeholders(digests)
         with translate(self._store.path):
             rows = self._store.db.execute(
                 "SELECT id, coalesce(uniquename, x''), digest, local_flags, unsynced_boot, directory FROM pairing"
-                f" WHERE pair = ? AND digest IN ({among}) AND gone AND uid IS NOT NULL AND NOT expunged ORDER BY id",
+                f" WHERE pair = ? AND digest IN ({among}) AND gone AND uid IS NOT NULL AND NOT expunged"
+                " ORDER BY id",
                 (self._pair, *digests),
             ).fetchall()
         return [Absent(number, Uniquename(name), *rest) for number, name, *rest in rows]
@@ -286,11 +288,8 @@ class KnownFiles:
                 " WHERE name IS NOT NULL) SELECT name FROM found WHERE name IS NOT NULL",
                 {"pair": self._pair},
             ).fetchall()
-            stamps = self._store.db.execute(
-                "SELECT name, device, inode, ctime FROM directory WHERE pair = ? AND read_at BETWEEN ? AND ? AND NOT ?",
-                (self._pair, self._now - LIST_SECONDS, self._now, self._whole),
-            ).fetchall()
-        return {name: None for (name,) in directories} | {name: (*stamp,) for name, *stamp in stamps}
+        relied_on = {} if self._whole else self._stamps(self._now - LIST_SECONDS, self._now)
+        return {name: None for (name,) in directories} | relied_on
 
     def names(self, directory: str) -> set[bytes]:
         """In slices, each joined by SQLite and split by '/', which no name holds: half the time of a row each."""
@@ -316,9 +315,14 @@ class KnownFiles:
 
     def stamps(self) -> dict[str, DirectoryStamp]:
         """How each directory looked when all that it held was in the state."""
+        return self._stamps(-math.inf, math.inf)
+
+    def _stamps(self, since: float, until: float) -> dict[str, DirectoryStamp]:
+        """Of those that were read then, in seconds since the epoch."""
         with translate(self._store.path):
             rows = self._store.db.execute(
-                "SELECT name, device, inode, ctime FROM directory WHERE pair = ?", (self._pair,)
+                "SELECT name, device, inode, ctime FROM directory WHERE pair = ? AND read_at BETWEEN ? AND ?",
+                (self._pair, since, until),
             ).fetchall()
         return {name: (*stamp,) for name, *stamp in rows}
 

@@ -25,7 +25,7 @@ from pushpull.model import (
 from pushpull.observed import has_seekers
 from pushpull.observed_local import content
 from pushpull.schema import ARRIVAL, TODO
-from pushpull.store import Store, translate
+from pushpull.store import Store, placeholders, translate
 
 # Minutes until a message that failed is tried again; the last one for ever after.
 _GAPS = (1, 5, 30, 120, 480, 1440, 4320, 10080)
@@ -236,10 +236,11 @@ class Outcomes:
     def sought(self, digests: Iterable[bytes]) -> frozenset[bytes]:
         """Those of the digests that `seekers_like` finds a row for."""
         wanted = list(digests)
+        among = placeholders(wanted)
         with translate(self._store.path):
-            among = ", ".join("?" * len(wanted))
             rows = self._store.db.execute(
-                f"SELECT digest FROM pairing WHERE pair = ? AND digest IN ({among}) AND {_SEEKS}", (self._pair, *wanted)
+                f"SELECT digest FROM pairing WHERE pair = ? AND digest IN ({among}) AND {_SEEKS}",
+                (self._pair, *wanted),
             )
             return frozenset(digest for (digest,) in rows)
 
@@ -334,8 +335,8 @@ class Outcomes:
         UID is another row's: the server keeps one copy of two.
         """
         uids = [uid for _, uid in taken if uid is not None]
+        among = placeholders(uids)
         with self._store.transaction() as db:
-            among = ", ".join("?" * len(uids))
             known = db.execute(f"SELECT id FROM pairing WHERE pair = ? AND uid IN ({among})", (self._pair, *uids))
             if known.fetchone() is not None or len(set(uids)) < len(uids):
                 return [self._appended_beside(row, uid) for row, uid in taken]

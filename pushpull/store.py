@@ -16,7 +16,7 @@ import itertools
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any
@@ -189,6 +189,11 @@ def _pair(row: tuple[Any, ...]) -> Pair:
         compared_at=compared_at,
         hook_due=bool(hook_due),
     )
+
+
+def placeholders(values: Sequence[object]) -> str:
+    """What stands within IN (...) for so many values that are bound."""
+    return ", ".join("?" * len(values))
 
 
 @contextmanager

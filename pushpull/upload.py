@@ -42,7 +42,7 @@ from pushpull.observed_local import LocalRows
 from pushpull.outcomes import SET_ASIDE_AFTER, Outcomes
 from pushpull.plan import Append
 from pushpull.ports import Answer, Appended, Local, Outgoing, Remote, Report
-from pushpull.values import struct, value
+from pushpull.values import value
 from pushpull.wording import printable
 
 YOUNG_SECONDS = 2.0
@@ -60,7 +60,7 @@ class _Ready:
     message: Outgoing
 
 
-@struct
+@value
 class _Batch:
     """What goes together. `failed`: rows that got their outcome by that. `files`: what is read while it is sent."""
 
@@ -159,19 +159,19 @@ class Uploader:
     # --- files -----------------------------------------------------------------------------------------------------
 
     def _prepared(self, rows: list[Pairing]) -> _Batch:
-        batch = _Batch(rows, [], 0, ExitStack())
+        batch: list[_Ready] = []
+        failed = 0
         with ExitStack() as files, self._local.at_hand():
             for row in rows:
                 try:
                     ready = self._ready(row, files)
                 except MessageError as error:  # this file's own fault
                     self._fail(row, str(error))
-                    batch.failed += 1
+                    failed += 1
                     continue
                 if ready is not None:
-                    batch.ready.append(ready)
-            batch.files = files.pop_all()
-        return batch
+                    batch.append(ready)
+            return _Batch(rows, batch, failed, files.pop_all())
 
     def _prepare_ahead(self, rest: deque[Pairing]) -> None:
         """Read the next batch while the server is busy with the last one; not what is read while it is sent. A disk
