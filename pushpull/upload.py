@@ -46,8 +46,9 @@ from pushpull.values import value
 from pushpull.wording import printable
 
 YOUNG_SECONDS = 2.0
-# A batch is to take no longer than new mail may be held up, and no shorter than its round trip and commits pay for.
-_FEW_OCTETS, _MANY_OCTETS = 1 << 16, 1 << 22
+# A batch is to take no longer than new mail may be held up, and no shorter than its round trip and commits pay for. The
+# first is of a size that a single message may have anyway.
+_FEW_OCTETS, _FIRST_OCTETS, _MANY_OCTETS = 1 << 16, 1 << 20, 1 << 22
 _SHORT_SECONDS, _LONG_SECONDS = 0.3, 1.0
 
 
@@ -98,7 +99,7 @@ class Uploader:
         self._report, self._clock, self._pause = report, clock, pause
         self._before_upload, self._check_stop = before_upload, check_stop
         self._breathe, self._whole = breathe, whole
-        self._octets = 1 << 18
+        self._octets = _FIRST_OCTETS
         self._done = self._total = 0
         self._ahead: _Batch | None = None
         self.uploaded: list[Uid] = []
@@ -238,12 +239,15 @@ class Uploader:
             self._pace.fewer_uploads(len(batch))
             self._outcomes.append_unanswered((each.row for each in batch), self._clock())
             raise
-        took = time.monotonic() - began
-        if took > _LONG_SECONDS:
-            self._octets = max(self._octets // 2, _FEW_OCTETS)
-        elif took < _SHORT_SECONDS and sum(each.message.size for each in batch) > self._octets // 2:
-            self._octets = min(self._octets * 2, _MANY_OCTETS)
+        self._learn(sum(each.message.size for each in batch), time.monotonic() - began)
         return done
+
+    def _learn(self, sent: int, seconds: float) -> None:
+        """How many octets go together from now on, by what the last ones took."""
+        if seconds > _LONG_SECONDS:
+            self._octets = min(max(int(sent / seconds), _FEW_OCTETS), _MANY_OCTETS)
+        elif seconds < _SHORT_SECONDS and sent > self._octets // 2:
+            self._octets = min(self._octets * 4, _MANY_OCTETS)
 
     def _each(self, batch: Sequence[_Ready], meanwhile: Callable[[], None] | None = None) -> int:
         answers: list[Answer] = []

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
-from pushpull import download
+from pushpull import download, upload
 from pushpull.download import MOST_UPLOADS
 from pushpull.errors import ConnectionLost, LocalDiskError, MessageError, PushpullError, ServerBusy
 from pushpull.flags import SEEN
@@ -249,6 +251,30 @@ def test_batches_shrink_when_they_kill_the_link(story, monkeypatch):
     assert sizes[:3] == [400, 200, 100]
     story.world.settle()
     assert bodies(story) == whole(850)
+
+
+@pytest.mark.parametrize(
+    ("octets_a_second", "octets"),
+    [(1e8, 1 << 22), (2e6, 1 << 20), (2e5, 2e5), (1e3, 1 << 16)],
+)
+def test_a_batch_is_as_large_as_its_line_is_fast(story, monkeypatch, octets_a_second, octets):
+    """The second one is ready before it is known what the first took."""
+    now, sizes = 0.0, []
+    append_all = MemoryRemote.append_all
+
+    def slow(self, mailbox, messages, meanwhile=None):
+        nonlocal now
+        sizes.append(sum(message.size for message in messages))
+        now += sizes[-1] / octets_a_second
+        return append_all(self, mailbox, messages, meanwhile)
+
+    monkeypatch.setattr(MemoryRemote, "append_all", slow)
+    monkeypatch.setattr(upload, "time", SimpleNamespace(monotonic=lambda: now, localtime=time.localtime))
+    for name in names(480):
+        story.world.folder.put(f"cur/{name}:2,S".encode(), mail(name, body="x" * 18_000))
+    assert story.world.run().error is None
+    assert sizes[:2] == pytest.approx([1 << 20] * 2, rel=0.05)
+    assert sizes[2:-1] == pytest.approx([octets] * (len(sizes) - 3), rel=0.2)
 
 
 def test_identical_messages_in_one_batch_of_a_server_that_keeps_one_copy(story, monkeypatch):
