@@ -214,7 +214,10 @@ class Cycle:
         now = self._tools.clock()
         rows = self._outcomes.candidates(policy.sendable, now, whole=self._settings.dry_run)
         counts = self._outcomes.counts(
-            now - self._settings.window_seconds, now, paired=any(row.expunged for row in rows)
+            now - self._settings.window_seconds,
+            now,
+            expunged=sum(row.expunged for row in rows) + tally.local_marked,
+            limit=policy.remote_delete_limit if policy.allowed is None else policy.allowed,
         )
         made = plan(
             rows,

@@ -209,7 +209,7 @@ class LocalRows:
         with translate(self._store.path):
             rows = self._store.db.execute(
                 "SELECT id, coalesce(uniquename, x''), digest, local_flags, unsynced_boot, directory FROM pairing"
-                f" WHERE pair = ? AND digest IN ({among}) AND gone AND uid IS NOT NULL AND NOT expunged"
+                f" INDEXED BY pairing_digest WHERE pair = ? AND digest IN ({among}) AND gone AND uid IS NOT NULL AND NOT expunged"
                 " ORDER BY id",
                 (self._pair, *digests),
             ).fetchall()

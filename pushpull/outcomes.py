@@ -114,21 +114,12 @@ class Outcomes:
             ).fetchone()
         return int(count)
 
-    def counts(self, since: float, now: float, *, paired: bool = True) -> Counts:
+    def counts(self, since: float, now: float, *, expunged: int = 0, limit: int = 0) -> Counts:
         """Numbers of the whole pair; marks made from `since` to `now` (seconds since the epoch), less those that the
-        plan counts itself because their effect is still to come. `paired` (every row is read for it) is asked for
-        only when something was expunged: no other guard needs it.
+        plan counts itself because their effect is still to come. What is `paired` (every row is read for it) is asked
+        for only when `expunged`, and those lately, are more than `limit`: no other guard needs it.
         """
         with translate(self._store.path):
-            (alive,) = (
-                self._store.db.execute(
-                    "SELECT count(*) FROM pairing WHERE pair = ? AND uid IS NOT NULL AND NOT expunged"
-                    " AND uniquename IS NOT NULL AND NOT gone",
-                    (self._pair,),
-                ).fetchone()
-                if paired
-                else (0,)
-            )
             recent = dict(
                 self._store.db.execute(
                     "SELECT side, count(*) FROM mark LEFT JOIN pairing ON pairing.id = mark.pairing"
@@ -141,12 +132,22 @@ class Outcomes:
                     {"pair": self._pair, "now": now, "yesterday": now - _DAY, "since": since},
                 ).fetchall()
             )
+        recent_remote = recent.get("remote", 0)
         return Counts(
-            paired=alive,
+            paired=self._paired() if expunged and expunged + recent_remote > limit else 0,
             recent_local=recent.get("local", 0),
-            recent_remote=recent.get("remote", 0),
+            recent_remote=recent_remote,
             recent_twins=recent.get("twin", 0),
         )
+
+    def _paired(self) -> int:
+        with translate(self._store.path):
+            (paired,) = self._store.db.execute(
+                "SELECT count(*) FROM pairing WHERE pair = ? AND uid IS NOT NULL AND NOT expunged"
+                " AND uniquename IS NOT NULL AND NOT gone",
+                (self._pair,),
+            ).fetchone()
+        return int(paired)
 
     def settle(self) -> None:
         """Let the base take what both sides show the same. On a side that vanished only the mark matters; once both

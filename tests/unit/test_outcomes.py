@@ -527,7 +527,14 @@ def test_counts_are_of_rows_alive_on_both_sides(store, outcomes):
     put(store, uid=4, uniquename=b"d", expunged=1)
     put(store, uid=5)
     put(store, uniquename=b"e")
-    assert outcomes.counts(NOW - 600, NOW).paired == 2
+    assert outcomes.counts(NOW - 600, NOW, expunged=1).paired == 2
+
+
+def test_what_is_paired_is_counted_only_when_enough_was_expunged_to_ask(store, outcomes):
+    put(store, uid=1, uniquename=b"a")
+    mark(store, outcomes, "remote", NOW - 10, 3, **MARKED_REMOTE)
+    counted = [outcomes.counts(NOW - 600, NOW, expunged=number, limit=3).paired for number in range(5)]
+    assert counted == [0, 0, 0, 1, 1]
 
 
 def mark(store, outcomes, side, at, number, **changed) -> int:
