@@ -362,6 +362,7 @@ def test_login_disabled_means_authenticate():
     with Listener(tls_server(*script, greeting=greeting)) as server:
         session = open_session(account(server.port))
         assert session.qresync
+        session.client.settle()  # a link that is closed with an answer unread may take what was asked with it
         session.client.shutdown()
     plain = base64.b64encode(b"\0alice\0alicepw")
     assert server.heard == [b"P1 AUTHENTICATE PLAIN " + plain, b"P2 ENABLE CONDSTORE QRESYNC"]
