@@ -17,7 +17,7 @@ from pushpull.observe_local import LocalObserver
 from pushpull.observe_remote import RemoteObserver, RemoteSight
 from pushpull.observed_local import KnownFiles, LocalRows
 from pushpull.outcomes import Outcomes
-from pushpull.plan import Append, Plan, SetLocal, SetRemote, TooManyExpunged, TooManyGone, plan
+from pushpull.plan import Append, Plan, SetLocal, SetRemote, TooManyExpunged, TooManyGone, plan, plan_arrivals
 from pushpull.ports import Local, Remote, Report
 from pushpull.store import Store
 from pushpull.trust import Trust, judge
@@ -85,6 +85,7 @@ class Cycle:
         self._generation_raised = False
         self._awaiting_uids = False
         self._reread = 0
+        self._in_parts = not settings.dry_run
         self._hook_due = pair.hook_due
         self.look_again: float | None = None  # seconds from now, when `stays`
         self._observer = RemoteObserver(
@@ -119,6 +120,9 @@ class Cycle:
                 self._show(made)
                 return made, complete
             moved, transferred = self._apply(made, sight, tally, pace)
+            if made.partial:
+                self._in_parts = bool(moved)
+                continue
             quiet = 0 if transferred else quiet + 1
             if self._awaiting_uids:
                 self._awaiting_uids = False
@@ -212,6 +216,8 @@ class Cycle:
         if not self._settings.dry_run:  # EXAMINE shows every mailbox as read-only
             policy = replace(policy, mask=sight.state.mask, read_only=sight.state.read_only)
         now = self._tools.clock()
+        if complete and self._in_parts and (part := self._outcomes.meetings(now)):
+            return plan_arrivals(part)
         rows = self._outcomes.candidates(policy.sendable, now, whole=self._settings.dry_run)
         counts = self._outcomes.counts(
             now - self._settings.window_seconds,

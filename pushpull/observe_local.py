@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 
 from pushpull import levels
 from pushpull.batched import batched
@@ -23,6 +24,7 @@ from pushpull.wording import printable
 
 MAX_SCANS = 5
 _AT_ONCE = 100  # files
+_HELD = 5000  # files that are read and not written down
 
 
 @value
@@ -102,10 +104,13 @@ class LocalObserver:
         kept = [row for row in absent if row.id not in lost]
         self.missed = self.unreadable = 0
         edited = self._edited(sorted(drafts | self._rows.drafts()) if believe else None)
-        fresh = list(self._rows.fresh()) if sight.complete else []
+        fresh = self._rows.fresh() if sight.complete else iter(())
+        count = self._rows.fresh_count() if sight.complete else 0
         if not believe:  # what they hold is old news too, and may be known under another name
-            fresh += [file for file, _, _ in edited.values()]
-        renamed, added = self._match(fresh, kept)
+            self._rows.never_delivered(edited)
+            fresh = chain(fresh, [file for file, _, _ in edited.values()])
+            count += len(edited)
+        renamed, added = self._match(fresh, count, kept)
         gone = [row.id for row in kept if row.id not in renamed]
         copies = 0
         with self._store.transaction():
@@ -113,8 +118,6 @@ class LocalObserver:
                 for row_id in edited:
                     self._rows.note_changed_content(row_id)
                 added.extend(edited.values())
-            else:
-                self._rows.never_delivered(edited)
             for row_id, (file, stamp) in renamed.items():
                 self._rows.note_renamed(row_id, file, stamp)
             self._rows.add_files(added)
@@ -128,9 +131,12 @@ class LocalObserver:
         return len(renamed) + copies
 
     def _match(
-        self, fresh: Sequence[LocalFile], absent: Sequence[Absent]
+        self, fresh: Iterable[LocalFile], count: int, absent: Sequence[Absent]
     ) -> tuple[dict[int, tuple[LocalFile, FileStamp]], list[tuple[LocalFile, Fingerprint, FileStamp]]]:
-        """New names with the content of a vanished file are renames, one for one; the row whose flags agree first."""
+        """New names with the content of a vanished file are renames, one for one; the row whose flags agree first. Of
+        those that are not, many are written down on the way: a folder may hold a million, and nothing that follows
+        makes one of them known.
+        """
         vanished = _by_digest(absent)
         renamed: dict[int, tuple[LocalFile, FileStamp]] = {}
         added = []
@@ -149,7 +155,10 @@ class LocalObserver:
                     renamed[row.id] = (file, stamp)
                 else:
                     added.append((file, fingerprint, stamp))
-            self._report.progress("reading new files", done, len(fresh))
+            if len(added) >= _HELD:
+                self._rows.add_files(added)
+                added.clear()
+            self._report.progress("reading new files", done, count)
         return renamed, added
 
     def _read_all(self, files: Sequence[LocalFile]) -> list[tuple[LocalFile, Fingerprint, FileStamp]]:

@@ -18,7 +18,7 @@ from pushpull.store import Store, placeholders, translate
 from pushpull.values import value
 
 LIST_SECONDS = 86_400.0
-_SLICE = 20_000
+_SLICE, _FRESH = 20_000, 1000
 _FILES = "FROM pairing INDEXED BY pairing_files WHERE pair = :pair AND uniquename IS NOT NULL AND NOT gone"
 # Two ranges: '<>' would look at each row that this boot has delivered.
 _OF_OTHER_BOOTS = " UNION ALL ".join(
@@ -59,7 +59,7 @@ class LocalRows:
                 f"INSERT INTO temp.seen VALUES (({row}), ?, ?, ?, ?)",
                 (
                     (self._pair, file.uniquename, file.uniquename, file.directory, file.info, file.flags)
-                    for file in files.values()
+                    for _, file in sorted(files.items())
                 ),
             )
             db.executemany("INSERT INTO temp.missing VALUES (?)", ((name,) for name in missing))
@@ -75,13 +75,27 @@ class LocalRows:
             ).fetchall()
         return [Absent(number, Uniquename(name), *rest) for number, name, *rest in rows]
 
-    def fresh(self) -> Iterator[LocalFile]:
-        """Files that no row has."""
+    def fresh_count(self) -> int:
+        """How many files no row had when they were loaded."""
         with translate(self._store.path):
-            rows = self._store.db.execute(
-                "SELECT uniquename, directory, info, flags FROM temp.seen WHERE id IS NULL ORDER BY uniquename"
-            ).fetchall()
-        return (LocalFile(Uniquename(name), directory, info, flags) for name, directory, info, flags in rows)
+            (count,) = self._store.db.execute("SELECT count(*) FROM temp.seen WHERE id IS NULL").fetchone()
+        return int(count)
+
+    def fresh(self) -> Iterator[LocalFile]:
+        """Those files, by name."""
+        after = 0
+        while True:
+            with translate(self._store.path):
+                rows = self._store.db.execute(
+                    "SELECT rowid, uniquename, directory, info, flags FROM temp.seen WHERE id IS NULL AND rowid > ?"
+                    f" ORDER BY rowid LIMIT {_FRESH}",
+                    (after,),
+                ).fetchall()
+            if not rows:
+                return
+            after = rows[-1][0]
+            for _, name, directory, info, flags in rows:
+                yield LocalFile(Uniquename(name), directory, info, flags)
 
     def note_seen(self) -> int:
         """Where the known files are now, and their flags; a file that came back is no longer gone. A flag that the
@@ -205,12 +219,14 @@ class LocalRows:
 
     def gone_rows_like(self, digests: Sequence[bytes]) -> list[Absent]:
         """Rows gone earlier, with a live UID and such content: a file that comes back may be theirs."""
+        if not digests:
+            return []
         among = placeholders(digests)
         with translate(self._store.path):
             rows = self._store.db.execute(
                 "SELECT id, coalesce(uniquename, x''), digest, local_flags, unsynced_boot, directory FROM pairing"
-                f" INDEXED BY pairing_digest WHERE pair = ? AND digest IN ({among}) AND gone AND uid IS NOT NULL AND NOT expunged"
-                " ORDER BY id",
+                f" INDEXED BY pairing_digest WHERE pair = ? AND digest IN ({among}) AND gone AND uid IS NOT NULL"
+                " AND NOT expunged ORDER BY id",
                 (self._pair, *digests),
             ).fetchall()
         return [Absent(number, Uniquename(name), *rest) for number, name, *rest in rows]

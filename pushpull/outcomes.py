@@ -24,7 +24,7 @@ from pushpull.model import (
 )
 from pushpull.observed import has_seekers
 from pushpull.observed_local import content
-from pushpull.schema import ARRIVAL, TODO
+from pushpull.schema import ARRIVAL, LACKS_A_SIDE, TODO, VANISHED
 from pushpull.store import Store, placeholders, translate
 
 # Minutes until a message that failed is tried again; the last one for ever after.
@@ -45,6 +45,8 @@ _COLUMNS = (
     " AND twin.digest = pairing.digest AND twin.id <> pairing.id AND twin.uid IS NOT NULL AND NOT twin.expunged"
     " AND twin.uniquename IS NOT NULL AND NOT twin.gone) ELSE 0 END"
 )
+
+_DUE_ARRIVALS = f"FROM pairing INDEXED BY pairing_arrivals WHERE pair = :pair AND {ARRIVAL} AND {_DUE}"
 
 # Of a row with content (`plan.seeks_uid`).
 _SEEKS = (
@@ -105,11 +107,41 @@ class Outcomes:
             rows = self._store.db.execute(query, values)
             return [_pairing(row) for row in rows]
 
+    def meetings(self, now: float) -> list[Pairing]:
+        """Where more arrivals are due than are planned at once, and rows seek a UID: the newest of them, and every row
+        that may be the same message as one of those (they have one Message-ID, or have none). Else nothing; and
+        nothing when a message vanished on either side, for the guards see all of that before anything is changed.
+        """
+        with translate(self._store.path):
+            vanished = self._store.db.execute(
+                f"SELECT 1 FROM pairing INDEXED BY pairing_vanished WHERE pair = ? AND {VANISHED} LIMIT 1",
+                (self._pair,),
+            ).fetchone()
+            if vanished or self._few_arrivals(now) or not has_seekers(self._store, self._pair):
+                return []
+            rows = self._store.db.execute(
+                f"WITH newest (number, name) AS (SELECT id, message_id {_DUE_ARRIVALS} ORDER BY uid DESC LIMIT :limit),"
+                " wanted (name) AS (SELECT DISTINCT name FROM newest WHERE name IS NOT NULL)"
+                f" SELECT {_COLUMNS} FROM wanted CROSS JOIN pairing INDEXED BY pairing_message_id"
+                f" WHERE pair = :pair AND message_id = wanted.name AND {LACKS_A_SIDE} AND ({ARRIVAL} OR {_SEEKS})"
+                f" UNION ALL SELECT {_COLUMNS} FROM pairing"
+                " WHERE id IN (SELECT number FROM newest WHERE name IS NULL)",
+                {"pair": self._pair, "now": now, "limit": ARRIVALS_AT_ONCE},
+            )
+            return [_pairing(row) for row in rows]
+
+    def _few_arrivals(self, now: float) -> bool:
+        (count,) = self._store.db.execute(
+            f"SELECT count(*) FROM (SELECT 1 {_DUE_ARRIVALS} LIMIT :limit)",
+            {"pair": self._pair, "now": now, "limit": ARRIVALS_AT_ONCE + 1},
+        ).fetchone()
+        return int(count) <= ARRIVALS_AT_ONCE
+
     def arrivals(self, now: float) -> int:
         """How many UIDs have no file yet and are due."""
         with translate(self._store.path):
             (count,) = self._store.db.execute(
-                f"SELECT count(*) FROM pairing INDEXED BY pairing_arrivals WHERE pair = :pair AND {ARRIVAL} AND {_DUE}",
+                f"SELECT count(*) {_DUE_ARRIVALS}",
                 {"pair": self._pair, "now": now},
             ).fetchone()
         return int(count)

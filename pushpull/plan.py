@@ -153,6 +153,7 @@ class Plan:
     twin_uploads: int = 0  # uploads held because their content is paired already, too often for chance
     waiting: int = 0  # appends without an answer or a UID so far
     open_since: float = 0.0  # the latest attempt among them that got no answer; 0: none
+    partial: bool = False  # of some arrivals alone: another plan follows
 
     @property
     def actions(self) -> Sequence[Action]:
@@ -191,8 +192,26 @@ def plan(
     if not policy.readopt:  # the user had both sides matched anew: what is left over is wanted
         _hold_twin_uploads(made, counts)
     _guard(made, counts, policy)
-    made.downloads.sort(key=lambda action: -(action.row.uid or 0))
+    made.downloads.sort(key=_newest_first)
     return made
+
+
+def plan_arrivals(candidates: Iterable[Pairing]) -> Plan:
+    """What to do about arrivals alone, given every row that one of them may meet, of a mailbox and a folder that were
+    observed to their end. Nothing is uploaded or marked by that, so there is nothing to guard.
+    """
+    rows = sorted(candidates, key=_order)
+    made = Plan(partial=True)
+    meetings = _Meetings(rows)
+    for row in rows:
+        if row.has_remote and not row.has_local and not row.gone:
+            _plan_download(row, made, meetings, complete=True)
+    made.downloads.sort(key=_newest_first)
+    return made
+
+
+def _newest_first(action: Download) -> int:
+    return -(action.row.uid or 0)
 
 
 def _is_new_draft(row: Pairing) -> bool:

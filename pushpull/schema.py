@@ -9,6 +9,8 @@ directory of a folder looked when all that was in it was taken in. Flags are the
 
 from __future__ import annotations
 
+from pushpull.flags import DELETED
+
 VERSION = 1
 APPLICATION_ID = 0x70757368  # "push": tells a pushpull state from any other SQLite file
 
@@ -20,6 +22,15 @@ SEEKER = (
     "((uid IS NULL AND NOT expunged AND (NOT gone OR old_uidvalidity <> 0 OR append_outcome <> ''))"
     " OR (expunged AND NOT gone AND uniquename IS NOT NULL"
     "  AND (local_flags <> base_flags OR remote_flags <> base_flags)))"
+)
+
+# A row that lacks a side, and of which it is known what it is: what it may meet is found by its Message-ID.
+LACKS_A_SIDE = "message_id IS NOT NULL AND (uid IS NULL OR expunged OR uniquename IS NULL)"
+
+# What is to be marked deleted, unless a guard, a refusal or the lack of a view says no.
+VANISHED = (
+    f"((gone AND uid IS NOT NULL AND NOT expunged AND NOT remote_flags & {DELETED})"
+    f" OR (expunged AND NOT gone AND uniquename IS NOT NULL AND NOT local_flags & {DELETED}))"
 )
 
 # Any other row that a plan may have to act on. Settled rows (both sides and the base alike) are the vast majority: the
@@ -95,6 +106,8 @@ CREATE INDEX pairing_digest ON pairing (pair, digest) WHERE digest IS NOT NULL;
 CREATE INDEX pairing_todo ON pairing (pair) WHERE {TODO};
 CREATE INDEX pairing_arrivals ON pairing (pair, uid) WHERE {ARRIVAL};
 CREATE INDEX pairing_seekers ON pairing (pair) WHERE {SEEKER};
+CREATE INDEX pairing_message_id ON pairing (pair, message_id) WHERE {LACKS_A_SIDE};
+CREATE INDEX pairing_vanished ON pairing (pair) WHERE {VANISHED};
 CREATE INDEX pairing_expunged ON pairing (pair, message_id) WHERE expunged;
 CREATE INDEX pairing_drafts ON pairing (pair) WHERE local_flags & 1;
 CREATE INDEX pairing_problems ON pairing (pair) WHERE problem <> '';

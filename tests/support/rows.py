@@ -55,5 +55,5 @@ def plans_of(store: Store, action: Any) -> list[str]:
         action()
     finally:
         store.db.set_trace_callback(None)
-    wanted = [text for text in statements if text.startswith(("SELECT", "UPDATE", "DELETE"))]
+    wanted = [text for text in statements if text.startswith(("SELECT", "WITH", "UPDATE", "DELETE"))]
     return ["\n".join(str(detail) for *_, detail in store.db.execute(f"EXPLAIN QUERY PLAN {text}")) for text in wanted]

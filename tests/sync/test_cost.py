@@ -18,7 +18,7 @@ from tests.sync.actors import Story
 FEW, MANY = 100, 600
 _VALUE = re.compile(r"x?'[^']*'|\b\d+(\.\d+)?\b")
 
-# A few steps for each message: the count of an index, for the server's EXISTS; and the names in a directory that changed.
+# A few steps for each message: the count of an index, for the server's EXISTS; the names in a directory that changed.
 GROWS = ("SELECT (SELECT count(*) FROM pairing INDEXED BY pairing_uid", "SELECT max(id), CAST(group_concat(")
 
 

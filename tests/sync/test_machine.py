@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from pushpull import observe_local, outcomes
 from pushpull.flags import ALL, SYSTEM
 from tests.support.memory import memory_directory
 from tests.sync.actors import BODIES, FLAGS, STRATEGIES, Story
@@ -43,9 +44,12 @@ class Machine(RuleBasedStateMachine):
         self._end = ExitStack()
         self.story = Story(self._end.enter_context(memory_directory()))  # thousands of them, none for long
 
-    @initialize(server=SERVER, mask=st.sampled_from((ALL, ALL, SYSTEM)))
-    def begin(self, server, mask):
+    @initialize(server=SERVER, mask=st.sampled_from((ALL, ALL, SYSTEM)), at_once=st.sampled_from((1, 2, 5000)))
+    def begin(self, server, mask, at_once):
         self.story.serve(**server, mask=mask)
+        patch = self._end.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(outcomes, "ARRIVALS_AT_ONCE", at_once)
+        patch.setattr(observe_local, "_HELD", at_once)
 
     @rule(server=SERVER)
     def server_changes(self, server):

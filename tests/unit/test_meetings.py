@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: MIT
+"""Arrivals planned in parts: what becomes of each is what a plan of everything at once would make of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pushpull import outcomes as outcomes_module
+from pushpull.flags import ALL, DELETED, DRAFT, SEEN
+from pushpull.model import Counts, Policy, Uid
+from pushpull.observed import has_seekers
+from pushpull.outcomes import Outcomes
+from pushpull.plan import Plan, plan, plan_arrivals
+from pushpull.store import Store
+from tests.support.rows import memory_store, plans_of, put
+
+NOW = 1_800_000_000.0
+LIMIT = 3
+DIGESTS = (b"one", b"two")
+
+ARRIVALS = st.fixed_dictionaries(
+    {
+        "message_id": st.sampled_from((None, "", "a", "b", "c")),
+        "size": st.sampled_from((100, 200)),
+        "remote_flags": st.sampled_from((0, SEEN, DRAFT, DELETED)),
+        "header_digest": st.sampled_from((None, b"h1", b"h2")),
+        "next_try": st.sampled_from((0.0, 0.0, 0.0, NOW + 1)),
+        "problem_count": st.sampled_from((0, 1, 3)),
+    }
+)
+SEEKERS = st.fixed_dictionaries(
+    {
+        "message_id": st.sampled_from(("", "a", "b", "c")),
+        "size": st.sampled_from((100, 200)),
+        "digest": st.sampled_from(DIGESTS),
+        "header_digest": st.sampled_from((b"h1", b"h2")),
+        "received": st.booleans(),
+        "local_flags": st.sampled_from((0, SEEN, DRAFT)),
+        "state": st.sampled_from(
+            (
+                {},
+                {},
+                {"append_outcome": "open", "append_uidnext": 3, "append_attempts": 1},
+                {"append_outcome": "accepted", "append_uidnext": 3},
+                {"old_uidvalidity": 7, "base_flags": SEEN},
+                {"old_uidvalidity": 7, "gone": 1, "local_flags": DELETED},
+                {"expunged": 1, "remote_flags": DELETED, "local_flags": DELETED, "base_flags": DELETED},
+            )
+        ),
+    }
+)
+
+
+def fill(store: Store, arrivals: list[dict[str, Any]], seekers: list[dict[str, Any]]) -> None:
+    for uid, columns in enumerate(arrivals, 1):
+        put(store, uid=uid, **columns)
+    for number, columns in enumerate(seekers, 1):
+        known, state = dict(columns), columns["state"]
+        del known["state"]
+        uid = 100 + number if "expunged" in state else None
+        put(store, uid=uid, uniquename=b"u%d" % number, directory="cur", **{**known, **state})
+
+
+def fates(made: Plan) -> dict[int, str]:
+    """By row: what is done, and with which others."""
+    found = {each.row.id: f"join {each.partner.id}" for each in made.adopts}
+    return found | {each.row.id: f"download {[row.id for row in each.partners]}" for each in made.downloads}
+
+
+@pytest.fixture
+def limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes_module, "ARRIVALS_AT_ONCE", LIMIT)
+
+
+@pytest.mark.usefixtures("limited")
+@given(st.lists(ARRIVALS, max_size=8), st.lists(SEEKERS, max_size=6))
+def test_a_part_is_planned_as_the_whole_would_be(arrivals, seekers):
+    store = memory_store()
+    fill(store, arrivals, seekers)
+    outcomes = Outcomes(store, 1)
+    part = outcomes.meetings(NOW)
+    due = [uid for uid, columns in enumerate(arrivals, 1) if not columns["next_try"]]
+    assert bool(part) == (len(due) > LIMIT and has_seekers(store, 1))
+    if part:
+        everything = plan(outcomes.candidates(ALL, NOW), Counts(), Policy(), complete=True, answered_before=NOW)
+        whole, some = fates(everything), fates(plan_arrivals(part))
+        assert some == {number: whole[number] for number in some}
+        assert set(due[-LIMIT:]) <= set(some)
+    store.close()
+
+
+@pytest.mark.usefixtures("limited")
+@pytest.mark.parametrize(
+    "vanished",
+    [
+        {"uid": 50, "uniquename": b"gone", "gone": 1, "local_flags": DELETED},
+        {"uid": 50, "uniquename": b"here", "expunged": 1, "remote_flags": DELETED},
+    ],
+)
+def test_what_vanished_is_seen_by_the_guards_first(vanished):
+    store = memory_store()
+    fill(store, [{"message_id": "a"}] * (LIMIT + 1), [{"message_id": "a", "state": {}}])
+    assert Outcomes(store, 1).meetings(NOW)
+    put(store, **vanished)
+    assert Outcomes(store, 1).meetings(NOW) == []
+    store.close()
+
+
+@pytest.mark.usefixtures("limited")
+def test_a_part_changes_nothing_but_its_arrivals():
+    store = memory_store()
+    fill(store, [{"message_id": "a"}] * (LIMIT + 1), [{"message_id": "a", "state": {}}])
+    put(store, uid=50, uniquename=b"both", remote_flags=SEEN)
+    made = plan_arrivals(Outcomes(store, 1).meetings(NOW))
+    assert made.partial
+    assert made.actions == (*made.adopts, *made.downloads)
+    assert [action.row.uid for action in made.downloads] == [Uid(4), Uid(3), Uid(2), Uid(1)]
+    store.close()
+
+
+@pytest.mark.usefixtures("limited")
+def test_what_may_meet_is_found_by_indexes():
+    store = memory_store()
+    fill(store, [{"message_id": "a"}] * (LIMIT + 1), [{"message_id": "a", "state": {}}])
+    plans = "\n".join(plans_of(store, lambda: Outcomes(store, 1).meetings(NOW)))
+    assert "pairing_message_id (pair=? AND message_id=?)" in plans
+    assert "SCAN pairing" not in plans
+    store.close()
