@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 
 from pushpull import levels
 from pushpull.apply import Applier
+from pushpull.candidates import Candidates
 from pushpull.download import Downloader, Pace
 from pushpull.errors import Refused, Restless
 from pushpull.model import Marker, Pair, Policy, Tally
@@ -17,7 +18,17 @@ from pushpull.observe_local import LocalObserver
 from pushpull.observe_remote import RemoteObserver, RemoteSight
 from pushpull.observed_local import KnownFiles, LocalRows
 from pushpull.outcomes import Outcomes
-from pushpull.plan import Append, Plan, SetLocal, SetRemote, TooManyExpunged, TooManyGone, plan, plan_arrivals
+from pushpull.plan import (
+    Append,
+    Plan,
+    SetLocal,
+    SetRemote,
+    TooManyExpunged,
+    TooManyGone,
+    plan,
+    plan_arrivals,
+    plan_uploads,
+)
 from pushpull.ports import Local, Remote, Report
 from pushpull.store import Store
 from pushpull.trust import Trust, judge
@@ -78,7 +89,7 @@ class Cycle:
         self.trust = trust
         self._pair, self._settings, self._tools = pair, settings, tools
         self._report = tools.report
-        self._outcomes = Outcomes(store, pair.id)
+        self._candidates, self._outcomes = Candidates(store, pair.id), Outcomes(store, pair.id)
         self._known = KnownFiles(
             store, pair.id, now=tools.clock(), whole=settings.whole_folder or trust is not Trust.SAME
         )
@@ -120,14 +131,13 @@ class Cycle:
                 self._show(made)
                 return made, complete
             moved, transferred = self._apply(made, sight, tally, pace)
-            if made.partial:
-                self._in_parts = bool(moved)
-                continue
-            quiet = 0 if transferred else quiet + 1
+            quiet = 0 if transferred or made.partial else quiet + 1
             if self._awaiting_uids:
                 self._awaiting_uids = False
                 sight = self._observer.observe()
                 complete = complete and sight.complete
+            elif made.partial:
+                self._in_parts = bool(moved)
             elif not moved or quiet >= MAX_QUIET_PASSES:
                 if not made.open_since or waits >= MAX_WAITS:
                     return made, complete
@@ -216,10 +226,10 @@ class Cycle:
         if not self._settings.dry_run:  # EXAMINE shows every mailbox as read-only
             policy = replace(policy, mask=sight.state.mask, read_only=sight.state.read_only)
         now = self._tools.clock()
-        if complete and self._in_parts and (part := self._outcomes.meetings(now)):
-            return plan_arrivals(part)
-        rows = self._outcomes.candidates(policy.sendable, now, whole=self._settings.dry_run)
-        counts = self._outcomes.counts(
+        if complete and self._in_parts and (part := self._part(policy, now)):
+            return part
+        rows = self._candidates.all(policy.sendable, now, whole=self._settings.dry_run)
+        counts = self._candidates.counts(
             now - self._settings.window_seconds,
             now,
             expunged=sum(row.expunged for row in rows) + tally.local_marked,
@@ -235,6 +245,14 @@ class Cycle:
         if made.refusals:
             raise self._refused(made, "nothing more" if tally.anything else "nothing")
         return made
+
+    def _part(self, policy: Policy, now: float) -> Plan | None:
+        """A plan of a part, where so much is to be done that all of it would not fit into memory."""
+        if met := self._candidates.meetings(now):
+            return plan_arrivals(met)
+        if new := self._candidates.new_files(now):
+            return plan_uploads(new, policy)
+        return None
 
     def _refused(self, made: Plan, nothing: str) -> Refused:
         words, most = [], 0
@@ -314,7 +332,7 @@ class Cycle:
             check_stop=self._tools.check_stop,
             breathe=self._tools.breathe,
         )
-        return downloader.run(made.downloads, total=self._outcomes.arrivals(self._tools.clock()))
+        return downloader.run(made.downloads, total=self._candidates.arrivals(self._tools.clock()))
 
     def _upload(self, made: Plan, sight: RemoteSight, tally: Tally, pace: Pace) -> int:
         if not made.appends:
@@ -341,7 +359,7 @@ class Cycle:
             wanted = self._settings.policy.readopt
             rows = [action.row for action in twins]
             self._outcomes.marking("twin", rows, self._tools.clock(), counted=not wanted)
-        done = uploader.run(made.appends)
+        done = uploader.run(made.appends, total=self._candidates.uploads(self._tools.clock()))
         self._observer.look_at(uploader.uploaded)
         self._awaiting_uids = uploader.awaiting
         self._reread = uploader.reread

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Rows as planned and acted on: the candidates of a plan, and the outcome of each effect.
+"""Rows as acted on: the outcome of each effect.
 
 An outcome and the base it settles are written in one transaction, after the effect. The base only ever takes what
 both sides showed (`settle`), so a crash between effect and outcome costs a repeated look, never a wrong decision.
@@ -11,48 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeAlias
 
+from pushpull.candidates import COLUMNS, DAY, GAPS, SEEKS, pairing
 from pushpull.flags import DELETED, Flags, first_base, migrated_base
-from pushpull.model import (
-    Counts,
-    FileStamp,
-    Fingerprint,
-    LocalFile,
-    Pairing,
-    RemoteView,
-    Uid,
-    Uniquename,
-)
-from pushpull.observed import has_seekers
+from pushpull.model import FileStamp, Fingerprint, LocalFile, Pairing, RemoteView, Uid
 from pushpull.observed_local import content
-from pushpull.schema import ARRIVAL, LACKS_A_SIDE, TODO, VANISHED
+from pushpull.schema import TODO
 from pushpull.store import Store, placeholders, translate
-
-# Minutes until a message that failed is tried again; the last one for ever after.
-_GAPS = (1, 5, 30, 120, 480, 1440, 4320, 10080)
-# The gap that a row was given. A time further off was written by a clock that was ahead.
-_CASES = " ".join(f"WHEN {count} THEN {60 * gap}" for count, gap in enumerate(_GAPS, 1))
-_GAP = f"CASE problem_count {_CASES} ELSE {60 * _GAPS[-1]} END"
-_DAY = 86_400.0
-_DUE = f"next_try NOT BETWEEN :now AND :now + {_GAP}"
-
-_COLUMNS = (
-    "id, uid, remote_flags, keywords, expunged, uniquename, directory, info, local_flags, gone, base_flags,"
-    " refused_flags, message_id, size, header_digest, digest, received, old_uidvalidity, append_attempts,"
-    " append_uidnext, append_outcome, append_at, problem, problem_count,"
-    f" {_DUE},"
-    " stamp_size, stamp_mtime, stamp_inode,"
-    " CASE WHEN uid IS NULL AND digest IS NOT NULL THEN (SELECT count(*) FROM pairing AS twin WHERE twin.pair = :pair"
-    " AND twin.digest = pairing.digest AND twin.id <> pairing.id AND twin.uid IS NOT NULL AND NOT twin.expunged"
-    " AND twin.uniquename IS NOT NULL AND NOT twin.gone) ELSE 0 END"
-)
-
-_DUE_ARRIVALS = f"FROM pairing INDEXED BY pairing_arrivals WHERE pair = :pair AND {ARRIVAL} AND {_DUE}"
-
-# Of a row with content (`plan.seeks_uid`).
-_SEEKS = (
-    "(uid IS NULL OR expunged)"
-    " AND ((uniquename IS NOT NULL AND NOT gone) OR old_uidvalidity <> 0 OR append_outcome <> '')"
-)
 
 _ACCEPTED = "UPDATE pairing SET append_outcome = 'accepted' WHERE id = ?"
 _APPENDED = (
@@ -61,14 +25,13 @@ _APPENDED = (
 )
 
 SET_ASIDE_AFTER = 3
-ARRIVALS_AT_ONCE = 5000
 
 
 Delivered: TypeAlias = tuple[Pairing, LocalFile, Fingerprint, FileStamp, RemoteView]
 
 
 class Outcomes:
-    """What a plan needs to know of one pair, and what became of its actions."""
+    """What became of the actions of one pair's plans."""
 
     def __init__(self, store: Store, pair_id: int) -> None:
         self._store, self._pair = store, pair_id
@@ -76,110 +39,6 @@ class Outcomes:
     def transaction(self) -> AbstractContextManager[object]:
         """Several outcomes in one commit."""
         return self._store.transaction()
-
-    # --- for the plan --------------------------------------------------------------------------------------------
-
-    def candidates(self, mask: Flags, now: float, *, whole: bool = False) -> list[Pairing]:
-        """Rows whose observation differs from the base or that lack a side; flags that only differ in what the server
-        does not store are left out. Without rows that seek a UID each arrival stands for itself, so a first download
-        is planned in slices, newest first (`whole`: all at once, for a printed plan).
-        """
-        seekers = whole or has_seekers(self._store, self._pair)
-        query = (
-            f"SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND {TODO}"
-            " AND NOT (uid IS NOT NULL AND uniquename IS NOT NULL AND NOT expunged AND NOT gone"
-            "  AND remote_flags = base_flags"
-            "  AND ((local_flags | base_flags) & ~(local_flags & base_flags)) & :mask & ~refused_flags = 0)"
-            f" UNION ALL SELECT * FROM (SELECT {_COLUMNS} FROM pairing INDEXED BY pairing_arrivals"
-            f" WHERE pair = :pair AND {ARRIVAL} AND (:seekers OR {_DUE}) ORDER BY uid DESC LIMIT :limit)"
-            f" UNION ALL SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND expunged AND NOT {TODO}"
-            "  AND +uniquename IS NOT NULL AND NOT gone AND message_id IN"
-            f"  (SELECT message_id FROM pairing WHERE pair = :pair AND {ARRIVAL})"
-        )
-        values = {
-            "pair": self._pair,
-            "mask": mask,
-            "now": now,
-            "seekers": seekers,
-            "limit": -1 if seekers else ARRIVALS_AT_ONCE,
-        }
-        with translate(self._store.path):
-            rows = self._store.db.execute(query, values)
-            return [_pairing(row) for row in rows]
-
-    def meetings(self, now: float) -> list[Pairing]:
-        """Where more arrivals are due than are planned at once, and rows seek a UID: the newest of them, and every row
-        that may be the same message as one of those (they have one Message-ID, or have none). Else nothing; and
-        nothing when a message vanished on either side, for the guards see all of that before anything is changed.
-        """
-        with translate(self._store.path):
-            vanished = self._store.db.execute(
-                f"SELECT 1 FROM pairing INDEXED BY pairing_vanished WHERE pair = ? AND {VANISHED} LIMIT 1",
-                (self._pair,),
-            ).fetchone()
-            if vanished or self._few_arrivals(now) or not has_seekers(self._store, self._pair):
-                return []
-            rows = self._store.db.execute(
-                f"WITH newest (number, name) AS (SELECT id, message_id {_DUE_ARRIVALS} ORDER BY uid DESC LIMIT :limit),"
-                " wanted (name) AS (SELECT DISTINCT name FROM newest WHERE name IS NOT NULL)"
-                f" SELECT {_COLUMNS} FROM wanted CROSS JOIN pairing INDEXED BY pairing_message_id"
-                f" WHERE pair = :pair AND message_id = wanted.name AND {LACKS_A_SIDE} AND ({ARRIVAL} OR {_SEEKS})"
-                f" UNION ALL SELECT {_COLUMNS} FROM pairing"
-                " WHERE id IN (SELECT number FROM newest WHERE name IS NULL)",
-                {"pair": self._pair, "now": now, "limit": ARRIVALS_AT_ONCE},
-            )
-            return [_pairing(row) for row in rows]
-
-    def _few_arrivals(self, now: float) -> bool:
-        (count,) = self._store.db.execute(
-            f"SELECT count(*) FROM (SELECT 1 {_DUE_ARRIVALS} LIMIT :limit)",
-            {"pair": self._pair, "now": now, "limit": ARRIVALS_AT_ONCE + 1},
-        ).fetchone()
-        return int(count) <= ARRIVALS_AT_ONCE
-
-    def arrivals(self, now: float) -> int:
-        """How many UIDs have no file yet and are due."""
-        with translate(self._store.path):
-            (count,) = self._store.db.execute(
-                f"SELECT count(*) {_DUE_ARRIVALS}",
-                {"pair": self._pair, "now": now},
-            ).fetchone()
-        return int(count)
-
-    def counts(self, since: float, now: float, *, expunged: int = 0, limit: int = 0) -> Counts:
-        """Numbers of the whole pair; marks made from `since` to `now` (seconds since the epoch), less those that the
-        plan counts itself because their effect is still to come. What is `paired` (every row is read for it) is asked
-        for only when `expunged`, and those lately, are more than `limit`: no other guard needs it.
-        """
-        with translate(self._store.path):
-            recent = dict(
-                self._store.db.execute(
-                    "SELECT side, count(*) FROM mark LEFT JOIN pairing ON pairing.id = mark.pairing"
-                    " WHERE mark.pair = :pair"
-                    " AND counted AND at <= :now AND at > CASE side WHEN 'twin' THEN :yesterday ELSE :since END"
-                    " AND NOT coalesce(CASE side"
-                    f"  WHEN 'local' THEN gone AND NOT expunged AND NOT remote_flags & {DELETED}"
-                    f"  WHEN 'remote' THEN expunged AND NOT gone AND NOT local_flags & {DELETED}"
-                    "  ELSE uid IS NULL END, 0) GROUP BY side",
-                    {"pair": self._pair, "now": now, "yesterday": now - _DAY, "since": since},
-                ).fetchall()
-            )
-        recent_remote = recent.get("remote", 0)
-        return Counts(
-            paired=self._paired() if expunged and expunged + recent_remote > limit else 0,
-            recent_local=recent.get("local", 0),
-            recent_remote=recent_remote,
-            recent_twins=recent.get("twin", 0),
-        )
-
-    def _paired(self) -> int:
-        with translate(self._store.path):
-            (paired,) = self._store.db.execute(
-                "SELECT count(*) FROM pairing WHERE pair = ? AND uid IS NOT NULL AND NOT expunged"
-                " AND uniquename IS NOT NULL AND NOT gone",
-                (self._pair,),
-            ).fetchone()
-        return int(paired)
 
     def settle(self) -> None:
         """Let the base take what both sides show the same. On a side that vanished only the mark matters; once both
@@ -209,11 +68,11 @@ class Outcomes:
         """Rows set aside, and when each is tried again (seconds since the epoch)."""
         with translate(self._store.path):
             rows = self._store.db.execute(
-                f"SELECT {_COLUMNS}, next_try FROM pairing INDEXED BY pairing_problems"
+                f"SELECT {COLUMNS}, next_try FROM pairing INDEXED BY pairing_problems"
                 " WHERE pair = :pair AND problem <> '' ORDER BY id",
                 {"pair": self._pair, "now": 0.0},
             ).fetchall()
-        return [(_pairing(row[:-1]), row[-1]) for row in rows]
+        return [(pairing(row[:-1]), row[-1]) for row in rows]
 
     # --- downloads -----------------------------------------------------------------------------------------------
 
@@ -272,7 +131,7 @@ class Outcomes:
         among = placeholders(wanted)
         with translate(self._store.path):
             rows = self._store.db.execute(
-                f"SELECT digest FROM pairing WHERE pair = ? AND digest IN ({among}) AND {_SEEKS}",
+                f"SELECT digest FROM pairing WHERE pair = ? AND digest IN ({among}) AND {SEEKS}",
                 (self._pair, *wanted),
             )
             return frozenset(digest for (digest,) in rows)
@@ -281,10 +140,10 @@ class Outcomes:
         """Rows without a live UID that hold exactly this content (`plan.seeks_uid`)."""
         with translate(self._store.path):
             rows = self._store.db.execute(
-                f"SELECT {_COLUMNS} FROM pairing WHERE pair = :pair AND digest = :digest AND {_SEEKS} ORDER BY id",
+                f"SELECT {COLUMNS} FROM pairing WHERE pair = :pair AND digest = :digest AND {SEEKS} ORDER BY id",
                 {"pair": self._pair, "digest": digest, "now": 0.0},
             )
-            return [_pairing(row) for row in rows]
+            return [pairing(row) for row in rows]
 
     def still_seeks(self, row: Pairing) -> bool:
         """Whether the row still lacks a live UID: another UID of this batch may have adopted it."""
@@ -341,7 +200,7 @@ class Outcomes:
                 "INSERT OR REPLACE INTO mark (pair, side, pairing, at, counted) VALUES (?, ?, ?, ?, ?)",
                 ((self._pair, side, row.id, now, counted) for row in rows),
             )
-            db.execute("DELETE FROM mark WHERE pair = ? AND (at < ? OR at > ?)", (self._pair, now - _DAY, now))
+            db.execute("DELETE FROM mark WHERE pair = ? AND (at < ? OR at > ?)", (self._pair, now - DAY, now))
 
     # --- uploads -------------------------------------------------------------------------------------------------
 
@@ -418,7 +277,7 @@ class Outcomes:
     def failed(self, row: Pairing, reason: str, now: float, *, count: int = 0) -> int:
         """Remember why this message failed and when it is tried again; returns how often it failed so far."""
         failures = max(row.problem_count + 1, count)
-        gap = 60 * _GAPS[min(failures, len(_GAPS)) - 1]
+        gap = 60 * GAPS[min(failures, len(GAPS)) - 1]
         with self._store.transaction() as db:
             db.execute(
                 "UPDATE pairing SET problem = ?, problem_count = ?, next_try = ? WHERE id = ?",
@@ -435,14 +294,3 @@ class Outcomes:
 def _agreed(other: str) -> str:
     """`flags.agree` in SQL, of the other side's column and a value that is bound three times."""
     return f"(base_flags & (({other} | ?) & ~({other} & ?))) | ({other} & ?)"
-
-
-def _pairing(row: tuple[object, ...]) -> Pairing:
-    values = list(row)
-    values[3] = tuple(str(values[3]).split())
-    for flag in (4, 9, 16, 24):
-        values[flag] = bool(values[flag])
-    if values[5] is not None:
-        values[5] = Uniquename(values[5])  # type: ignore[arg-type]
-    values[25:28] = [FileStamp(*values[25:28])]  # type: ignore[arg-type]
-    return Pairing(*values)  # type: ignore[arg-type]

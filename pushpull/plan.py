@@ -153,7 +153,7 @@ class Plan:
     twin_uploads: int = 0  # uploads held because their content is paired already, too often for chance
     waiting: int = 0  # appends without an answer or a UID so far
     open_since: float = 0.0  # the latest attempt among them that got no answer; 0: none
-    partial: bool = False  # of some arrivals alone: another plan follows
+    partial: bool = False  # of some arrivals or some new files alone: another plan follows
 
     @property
     def actions(self) -> Sequence[Action]:
@@ -208,6 +208,15 @@ def plan_arrivals(candidates: Iterable[Pairing]) -> Plan:
             _plan_download(row, made, meetings, complete=True)
     made.downloads.sort(key=_newest_first)
     return made
+
+
+def plan_uploads(candidates: Iterable[Pairing], policy: Policy) -> Plan:
+    """What to do about new files alone, given all copies of each, where no UID is left that one of them could be. One
+    that is a copy of what is paired already is left to the plan that counts those.
+    """
+    rows = sorted(candidates, key=_order)
+    appends = [] if policy.read_only else [Append(row) for row in rows if not row.twins]
+    return Plan(partial=True, appends=appends)
 
 
 def _newest_first(action: Download) -> int:

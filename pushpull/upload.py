@@ -106,12 +106,13 @@ class Uploader:
         self.awaiting = False
         self.reread = 0
 
-    def run(self, actions: Sequence[Append]) -> int:
-        """Returns how many rows got an outcome: an upload or a refusal. `reread` counts files found changed."""
+    def run(self, actions: Sequence[Append], *, total: int) -> int:
+        """Returns how many rows got an outcome: an upload or a refusal. `total` is for the progress line. `reread`
+        counts files found changed."""
         if not actions:
             return 0
         self._before_upload()
-        began, self._total = self._clock(), len(actions)
+        began, self._total = self._clock(), max(total, len(actions))
         rows = [action.row for action in actions]
         young = {row.id for row in rows if self._is_young(row, began)}
         done = self._upload([row for row in rows if row.id not in young])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pushpull import observe_local, outcomes
+from pushpull import candidates, observe_local
 from pushpull.flags import ANSWERED, DELETED, FLAGGED, FORWARDED, SEEN
 from tests.sync.actors import Story
 from tests.twins import Script
@@ -180,10 +180,10 @@ def test_killed_at_every_step(memory_path, scenario, server):
         assert end == undisturbed, f"killed at step {step}"
 
 
-@pytest.mark.parametrize("scenario", [adoption, identical_copies, lost_state], ids=lambda scenario: scenario.__name__)
+@pytest.mark.parametrize("scenario", [upload, adoption, identical_copies, lost_state], ids=lambda scenario: scenario.__name__)
 def test_killed_at_every_step_of_many_parts(memory_path, monkeypatch, scenario):
     """A mailbox and a folder so large that neither is taken in, or planned, at once."""
-    monkeypatch.setattr(outcomes, "ARRIVALS_AT_ONCE", 1)
+    monkeypatch.setattr(candidates, "AT_ONCE", 1)
     monkeypatch.setattr(observe_local, "_HELD", 1)
     test_killed_at_every_step(memory_path, scenario, "qresync")
 

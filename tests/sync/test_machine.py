@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from pushpull import observe_local, outcomes
+from pushpull import candidates, observe_local
 from pushpull.flags import ALL, SYSTEM
 from tests.support.memory import memory_directory
 from tests.sync.actors import BODIES, FLAGS, STRATEGIES, Story
@@ -48,7 +48,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self, server, mask, at_once):
         self.story.serve(**server, mask=mask)
         patch = self._end.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(outcomes, "ARRIVALS_AT_ONCE", at_once)
+        patch.setattr(candidates, "AT_ONCE", at_once)
         patch.setattr(observe_local, "_HELD", at_once)
 
     @rule(server=SERVER)

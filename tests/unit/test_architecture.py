@@ -14,8 +14,9 @@ PACKAGE = Path(__file__).resolve().parents[2] / "pushpull"
 LEVELS = (
     "errors levels values batched model flags",
     "ports filenames message wire wire_fetch wording dates shellwords plan trust config config_keys options",
-    "private store schema soundness observed observed_local outcomes durable folder own_changes maildir marker staging"
-    " framing sasl aside tls refusal trace transport helpers login remote_append remote_fetch remote connect commands"
+    "private store schema soundness observed observed_local candidates outcomes"
+    " durable folder own_changes maildir marker staging framing sasl aside tls refusal trace transport helpers login"
+    " remote_append remote_fetch remote connect commands"
     " retry locks accounts problems",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
     "watch_local watch_link watch_remote watch_status",
@@ -39,7 +40,8 @@ SIBLINGS = {
     "store": "private schema soundness",
     "observed": "store schema",
     "observed_local": "observed store",
-    "outcomes": "observed observed_local store schema",
+    "candidates": "observed store schema",
+    "outcomes": "candidates observed_local store schema",
     "folder": "durable",
     "staging": "durable folder",
     "own_changes": "folder",

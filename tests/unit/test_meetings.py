@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Arrivals planned in parts: what becomes of each is what a plan of everything at once would make of it."""
+"""Arrivals and new files planned in parts: what becomes of each is what a plan of everything would make of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushpull import outcomes as outcomes_module
+from pushpull import candidates as candidates_module
+from pushpull.candidates import Candidates
 from pushpull.flags import ALL, DELETED, DRAFT, SEEN
 from pushpull.model import Counts, Policy, Uid
 from pushpull.observed import has_seekers
-from pushpull.outcomes import Outcomes
-from pushpull.plan import Plan, plan, plan_arrivals
+from pushpull.plan import Plan, plan, plan_arrivals, plan_uploads
 from pushpull.store import Store
 from tests.support.rows import memory_store, plans_of, put
 
@@ -68,12 +68,13 @@ def fill(store: Store, arrivals: list[dict[str, Any]], seekers: list[dict[str, A
 def fates(made: Plan) -> dict[int, str]:
     """By row: what is done, and with which others."""
     found = {each.row.id: f"join {each.partner.id}" for each in made.adopts}
+    found |= {each.row.id: "upload" for each in made.appends}
     return found | {each.row.id: f"download {[row.id for row in each.partners]}" for each in made.downloads}
 
 
 @pytest.fixture
 def limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outcomes_module, "ARRIVALS_AT_ONCE", LIMIT)
+    monkeypatch.setattr(candidates_module, "AT_ONCE", LIMIT)
 
 
 @pytest.mark.usefixtures("limited")
@@ -81,15 +82,69 @@ def limited(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_part_is_planned_as_the_whole_would_be(arrivals, seekers):
     store = memory_store()
     fill(store, arrivals, seekers)
-    outcomes = Outcomes(store, 1)
-    part = outcomes.meetings(NOW)
+    candidates = Candidates(store, 1)
+    part = candidates.meetings(NOW)
     due = [uid for uid, columns in enumerate(arrivals, 1) if not columns["next_try"]]
     assert bool(part) == (len(due) > LIMIT and has_seekers(store, 1))
     if part:
-        everything = plan(outcomes.candidates(ALL, NOW), Counts(), Policy(), complete=True, answered_before=NOW)
+        everything = plan(candidates.all(ALL, NOW), Counts(), Policy(), complete=True, answered_before=NOW)
         whole, some = fates(everything), fates(plan_arrivals(part))
         assert some == {number: whole[number] for number in some}
         assert set(due[-LIMIT:]) <= set(some)
+    store.close()
+
+
+NEW_FILES = st.fixed_dictionaries(
+    {
+        "message_id": st.sampled_from(("", "a")),
+        "size": st.just(100),
+        "digest": st.sampled_from((b"1", b"2", b"3", b"4", b"5")),
+        "local_flags": st.sampled_from((0, SEEN, DRAFT)),
+        "next_try": st.sampled_from((0.0, 0.0, 0.0, NOW + 1)),
+        "state": st.sampled_from(
+            (
+                {},
+                {},
+                {},
+                {"append_outcome": "open", "append_attempts": 1},
+                {"append_outcome": "accepted"},
+                {"old_uidvalidity": 7},
+                {"uid": 1},
+            )
+        ),
+    }
+)
+
+
+@pytest.mark.usefixtures("limited")
+@given(st.lists(NEW_FILES, max_size=12), st.booleans(), st.booleans())
+def test_part_of_the_uploads_is_planned_as_the_whole_would_be(files, arrives, read_only):
+    store = memory_store()
+    for number, columns in enumerate(files, 1):
+        known, state = dict(columns), dict(columns["state"])
+        del known["state"]
+        if "uid" in state:
+            state = {"uid": 100 + number, "base_flags": known["local_flags"], "remote_flags": known["local_flags"]}
+        put(store, uniquename=b"u%02d" % number, directory="cur", **{**known, **state})
+    if arrives:
+        put(store, uid=99, message_id="b", size=100)
+    candidates = Candidates(store, 1)
+    part = candidates.new_files(NOW)
+    due = [each for each in files if not each["state"] and not each["next_try"]]
+    assert bool(part) == (len(due) > LIMIT and not arrives)
+    assert candidates.uploads(NOW) == len(due)
+    if part:
+        policy = Policy(read_only=read_only)
+        everything = plan(candidates.all(ALL, NOW), Counts(), policy, complete=True, answered_before=NOW - 10)
+        made = plan_uploads(part, policy)
+        whole, some = fates(everything), fates(made)
+        assert some == {number: whole[number] for number in some}
+        assert made.actions == tuple(made.appends)
+        # A copy of what goes now does not wait, to become a copy of what is paired.
+        going = {action.row.digest for action in made.appends}
+        assert len(some) == sum(
+            number in whole and columns["digest"] in going for number, columns in enumerate(files, 1)
+        )
     store.close()
 
 
@@ -104,9 +159,9 @@ def test_a_part_is_planned_as_the_whole_would_be(arrivals, seekers):
 def test_what_vanished_is_seen_by_the_guards_first(vanished):
     store = memory_store()
     fill(store, [{"message_id": "a"}] * (LIMIT + 1), [{"message_id": "a", "state": {}}])
-    assert Outcomes(store, 1).meetings(NOW)
+    assert Candidates(store, 1).meetings(NOW)
     put(store, **vanished)
-    assert Outcomes(store, 1).meetings(NOW) == []
+    assert Candidates(store, 1).meetings(NOW) == []
     store.close()
 
 
@@ -115,7 +170,7 @@ def test_a_part_changes_nothing_but_its_arrivals():
     store = memory_store()
     fill(store, [{"message_id": "a"}] * (LIMIT + 1), [{"message_id": "a", "state": {}}])
     put(store, uid=50, uniquename=b"both", remote_flags=SEEN)
-    made = plan_arrivals(Outcomes(store, 1).meetings(NOW))
+    made = plan_arrivals(Candidates(store, 1).meetings(NOW))
     assert made.partial
     assert made.actions == (*made.adopts, *made.downloads)
     assert [action.row.uid for action in made.downloads] == [Uid(4), Uid(3), Uid(2), Uid(1)]
@@ -126,7 +181,7 @@ def test_a_part_changes_nothing_but_its_arrivals():
 def test_what_may_meet_is_found_by_indexes():
     store = memory_store()
     fill(store, [{"message_id": "a"}] * (LIMIT + 1), [{"message_id": "a", "state": {}}])
-    plans = "\n".join(plans_of(store, lambda: Outcomes(store, 1).meetings(NOW)))
+    plans = "\n".join(plans_of(store, lambda: Candidates(store, 1).meetings(NOW)))
     assert "pairing_message_id (pair=? AND message_id=?)" in plans
     assert "SCAN pairing" not in plans
     store.close()

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pushpull import outcomes as outcomes_module
+from pushpull import candidates as candidates_module
+from pushpull.candidates import AT_ONCE, Candidates
 from pushpull.flags import ALL, ANSWERED, DELETED, DRAFT, FLAGGED, NONE, SEEN, agree
 from pushpull.model import (
     Counts,
@@ -24,7 +25,7 @@ from pushpull.model import (
     Uid,
     Uniquename,
 )
-from pushpull.outcomes import ARRIVALS_AT_ONCE, Outcomes
+from pushpull.outcomes import Outcomes
 from pushpull.plan import plan
 from tests.support.rows import columns, memory_store, plans_of, put, row, rows
 
@@ -59,6 +60,11 @@ def outcomes(store):
     return Outcomes(store, 1)
 
 
+@pytest.fixture
+def candidates(store):
+    return Candidates(store, 1)
+
+
 def pairing(store, number) -> Pairing:
     """A row as a plan sees it, put together from its columns here."""
     values = row(store, number)
@@ -87,8 +93,8 @@ def view(uid, flags=0, *keywords) -> RemoteView:
     return RemoteView(Uid(uid), flags, keywords, ModSeq(0))
 
 
-def ids(outcomes, mask=ALL, now=NOW, **more) -> list[int]:
-    return sorted(found.id for found in outcomes.candidates(mask, now, **more))
+def ids(candidates, mask=ALL, now=NOW, **more) -> list[int]:
+    return sorted(found.id for found in candidates.all(mask, now, **more))
 
 
 # --- candidates -------------------------------------------------------------------------------------------------------
@@ -141,12 +147,12 @@ CANDIDATES = {
 
 
 @pytest.mark.parametrize(("values", "expected"), CANDIDATES.values(), ids=CANDIDATES)
-def test_who_is_a_candidate(store, outcomes, values, expected):
+def test_who_is_a_candidate(store, candidates, values, expected):
     number = put(store, **values)
-    assert ids(outcomes, mask=ALL & ~R) == [number] * expected
+    assert ids(candidates, mask=ALL & ~R) == [number] * expected
 
 
-def test_a_candidate_has_all_that_the_state_knows_of_it(store, outcomes):
+def test_a_candidate_has_all_that_the_state_knows_of_it(store, candidates):
     number = put(
         store,
         uid=5,
@@ -177,7 +183,7 @@ def test_a_candidate_has_all_that_the_state_knows_of_it(store, outcomes):
         problem_count=3,
         next_try=NOW + 1,
     )
-    (found,) = outcomes.candidates(ALL, NOW)
+    (found,) = candidates.all(ALL, NOW)
     assert found == Pairing(
         id=number,
         uid=Uid(5),
@@ -209,30 +215,30 @@ def test_a_candidate_has_all_that_the_state_knows_of_it(store, outcomes):
     assert found == pairing(store, number)
 
 
-def test_what_failed_is_due_again_in_its_time(store, outcomes):
+def test_what_failed_is_due_again_in_its_time(store, candidates):
     put(store, next_try=NOW, problem_count=1, **LOCAL)
-    assert [found.due for found in outcomes.candidates(ALL, NOW + 1)] == [True]
-    assert [found.due for found in outcomes.candidates(ALL, NOW - 1)] == [False]
+    assert [found.due for found in candidates.all(ALL, NOW + 1)] == [True]
+    assert [found.due for found in candidates.all(ALL, NOW - 1)] == [False]
 
 
 @pytest.mark.parametrize("ahead", [2 * 60, 3600, 400 * DAY])
-def test_what_failed_by_a_clock_that_was_ahead_is_due(store, outcomes, ahead):
+def test_what_failed_by_a_clock_that_was_ahead_is_due(store, candidates, ahead):
     """One failure is a gap of a minute, so a time further off is no time of ours."""
     put(store, uid=5, problem_count=1, next_try=NOW + ahead)
-    assert [found.due for found in outcomes.candidates(ALL, NOW)] == [True]
-    assert outcomes.arrivals(NOW) == 1
+    assert [found.due for found in candidates.all(ALL, NOW)] == [True]
+    assert candidates.arrivals(NOW) == 1
 
 
 @pytest.mark.parametrize("count", range(1, 12))
-def test_no_gap_is_taken_for_a_clock_that_was_ahead(store, outcomes, count):
+def test_no_gap_is_taken_for_a_clock_that_was_ahead(store, outcomes, candidates, count):
     put(store, **LOCAL)
-    (row,) = outcomes.candidates(ALL, NOW)
+    (row,) = candidates.all(ALL, NOW)
     outcomes.failed(row, "no", NOW, count=count)
-    assert [found.due for found in outcomes.candidates(ALL, NOW)] == [False]
-    assert [found.due for found in outcomes.candidates(ALL, NOW + 8 * DAY)] == [True]
+    assert [found.due for found in candidates.all(ALL, NOW)] == [False]
+    assert [found.due for found in candidates.all(ALL, NOW + 8 * DAY)] == [True]
 
 
-def test_twins_are_counted_for_uploads(store, outcomes):
+def test_twins_are_counted_for_uploads(store, candidates):
     lonely = put(store, uniquename=b"new", digest=b"digest")
     put(store, uniquename=b"as new", digest=b"digest")
     put(store, uid=20, digest=b"digest")
@@ -241,55 +247,55 @@ def test_twins_are_counted_for_uploads(store, outcomes):
     put(store, uid=23, uniquename=b"p3", digest=b"another")
     put(store, uid=24, uniquename=b"p4", digest=b"digest", gone=1, local_flags=T)
     put(store, uid=25, uniquename=b"p5", digest=b"digest", expunged=1, remote_flags=T)
-    found = {candidate.id: candidate for candidate in outcomes.candidates(ALL, NOW)}
+    found = {candidate.id: candidate for candidate in candidates.all(ALL, NOW)}
     assert found[lonely].twins == 2
     assert all(candidate == pairing(store, number) for number, candidate in found.items())
 
 
-def test_arrivals_are_planned_in_slices_newest_first(store, outcomes, monkeypatch):
-    monkeypatch.setattr(outcomes_module, "ARRIVALS_AT_ONCE", 3)
+def test_arrivals_are_planned_in_slices_newest_first(store, candidates, monkeypatch):
+    monkeypatch.setattr(candidates_module, "AT_ONCE", 3)
     for uid in (30, 10, 50, 20, 40):
         put(store, id=uid, uid=uid)
     put(store, id=1, **{**SETTLED, "local_flags": S | F})
-    assert [found.uid for found in outcomes.candidates(ALL, NOW) if found.id > 1] == [50, 40, 30]
-    assert ids(outcomes) == [1, 30, 40, 50]
-    assert ids(outcomes, whole=True) == [1, 10, 20, 30, 40, 50]
-    assert outcomes.arrivals(NOW) == 5
+    assert [found.uid for found in candidates.all(ALL, NOW) if found.id > 1] == [50, 40, 30]
+    assert ids(candidates) == [1, 30, 40, 50]
+    assert ids(candidates, whole=True) == [1, 10, 20, 30, 40, 50]
+    assert candidates.arrivals(NOW) == 5
 
 
-def test_a_slice_holds_what_is_due(store, outcomes, monkeypatch):
-    monkeypatch.setattr(outcomes_module, "ARRIVALS_AT_ONCE", 2)
+def test_a_slice_holds_what_is_due(store, candidates, monkeypatch):
+    monkeypatch.setattr(candidates_module, "AT_ONCE", 2)
     for uid in range(10, 16):
         put(store, id=uid, uid=uid, next_try=NOW + 1 if uid > 11 else 0)
-    assert ids(outcomes) == [10, 11]
-    assert outcomes.arrivals(NOW) == 2
-    assert outcomes.arrivals(NOW + 2) == 6
+    assert ids(candidates) == [10, 11]
+    assert candidates.arrivals(NOW) == 2
+    assert candidates.arrivals(NOW + 2) == 6
 
 
-def test_with_rows_that_seek_a_uid_all_arrivals_are_there_also_those_that_failed(store, outcomes, monkeypatch):
-    monkeypatch.setattr(outcomes_module, "ARRIVALS_AT_ONCE", 2)
+def test_with_rows_that_seek_a_uid_all_arrivals_are_there_also_those_that_failed(store, candidates, monkeypatch):
+    monkeypatch.setattr(candidates_module, "AT_ONCE", 2)
     for uid in range(10, 16):
         put(store, id=uid, uid=uid, next_try=NOW + 1)
     put(store, id=1, **LOCAL)
-    assert ids(outcomes) == [1, 10, 11, 12, 13, 14, 15]
+    assert ids(candidates) == [1, 10, 11, 12, 13, 14, 15]
 
 
 def test_a_slice_is_large_enough_to_keep_a_link_busy():
-    assert ARRIVALS_AT_ONCE >= 1000
+    assert AT_ONCE >= 1000
 
 
-def test_settled_files_of_expunged_uids_are_there_when_an_arrival_may_be_theirs(store, outcomes):
+def test_settled_files_of_expunged_uids_are_there_when_an_arrival_may_be_theirs(store, candidates):
     settled = {"expunged": 1, "local_flags": T, "remote_flags": T, "base_flags": T}
     mine = put(store, uid=5, uniquename=b"a", message_id="m", **settled)
     put(store, uid=6, uniquename=b"b", message_id="other", **settled)
     put(store, uid=7, uniquename=b"c", message_id="none", **settled)
     nameless = put(store, uid=8, uniquename=b"d", message_id="", **settled)
     put(store, uid=9, message_id="other", expunged=1)  # no arrival any more
-    assert ids(outcomes) == [nameless + 1]
+    assert ids(candidates) == [nameless + 1]
     arrival = put(store, uid=10, message_id="m")
-    assert ids(outcomes) == [mine, nameless + 1, arrival]
+    assert ids(candidates) == [mine, nameless + 1, arrival]
     anonymous = put(store, uid=11, message_id="")
-    assert ids(outcomes) == [mine, nameless, nameless + 1, arrival, anonymous]
+    assert ids(candidates) == [mine, nameless, nameless + 1, arrival, anonymous]
 
 
 # --- candidates, whatever the rows ------------------------------------------------------------------------------------
@@ -341,7 +347,7 @@ def test_candidates_are_all_that_a_plan_needs(state, mask, complete):
     outcomes.settle()
     before = rows(store)
     whole = [pairing(store, values["id"]) for values in before]
-    some = outcomes.candidates(mask, NOW)
+    some = Candidates(store, 1).all(mask, NOW)
     assert {found.id: found for found in some}.items() <= {found.id: found for found in whole}.items()
     assert len({found.id for found in some}) == len(some)
     made = [
@@ -445,12 +451,12 @@ def test_settling(store, outcomes, values, expected):
     assert columns(store, number, "local_flags", "remote_flags", "base_flags") == expected
 
 
-def test_a_mark_that_both_sides_carry_is_no_candidate_any_more(store, outcomes):
+def test_a_mark_that_both_sides_carry_is_no_candidate_any_more(store, outcomes, candidates):
     put(store, uid=5, gone=1, local_flags=S | T, remote_flags=F | T, base_flags=S, uniquename=b"a")
     put(store, uid=6, expunged=1, local_flags=S | T, remote_flags=F | T, base_flags=S, uniquename=b"b")
-    assert len(ids(outcomes)) == 2
+    assert len(ids(candidates)) == 2
     outcomes.settle()
-    assert ids(outcomes) == []
+    assert ids(candidates) == []
 
 
 # --- the cost of a cycle follows the changes --------------------------------------------------------------------------
@@ -490,7 +496,7 @@ def scans(plans) -> list[str]:
 
 
 def test_candidates_come_from_the_partial_indexes(large):
-    plans = plans_of(large, lambda: Outcomes(large, 1).candidates(ALL, NOW))
+    plans = plans_of(large, lambda: Candidates(large, 1).all(ALL, NOW))
     (text,) = [text for text in plans if "pairing_todo" in text]
     assert "pairing_arrivals" in text
     assert "pairing_expunged" in text
@@ -504,7 +510,7 @@ def test_settling_looks_at_the_rows_to_do_only(large):
 
 
 def test_counting_arrivals_looks_at_arrivals_only(large):
-    (text,) = plans_of(large, lambda: Outcomes(large, 1).arrivals(NOW))
+    (text,) = plans_of(large, lambda: Candidates(large, 1).arrivals(NOW))
     assert "pairing_arrivals" in text
 
 
@@ -516,24 +522,24 @@ def test_the_question_after_the_same_content_follows_an_index(large):
 # --- counts and guards ------------------------------------------------------------------------------------------------
 
 
-def test_counts_of_an_empty_pair(outcomes):
-    assert outcomes.counts(NOW - 600, NOW) == Counts()
+def test_counts_of_an_empty_pair(candidates):
+    assert candidates.counts(NOW - 600, NOW) == Counts()
 
 
-def test_counts_are_of_rows_alive_on_both_sides(store, outcomes):
+def test_counts_are_of_rows_alive_on_both_sides(store, candidates):
     put(store, uid=1, uniquename=b"a")
     put(store, uid=2, uniquename=b"b")
     put(store, uid=3, uniquename=b"c", gone=1)
     put(store, uid=4, uniquename=b"d", expunged=1)
     put(store, uid=5)
     put(store, uniquename=b"e")
-    assert outcomes.counts(NOW - 600, NOW, expunged=1).paired == 2
+    assert candidates.counts(NOW - 600, NOW, expunged=1).paired == 2
 
 
-def test_what_is_paired_is_counted_only_when_enough_was_expunged_to_ask(store, outcomes):
+def test_what_is_paired_is_counted_only_when_enough_was_expunged_to_ask(store, outcomes, candidates):
     put(store, uid=1, uniquename=b"a")
     mark(store, outcomes, "remote", NOW - 10, 3, **MARKED_REMOTE)
-    counted = [outcomes.counts(NOW - 600, NOW, expunged=number, limit=3).paired for number in range(5)]
+    counted = [candidates.counts(NOW - 600, NOW, expunged=number, limit=3).paired for number in range(5)]
     assert counted == [0, 0, 0, 1, 1]
 
 
@@ -549,14 +555,14 @@ MARKED_LOCAL = {"gone": 1, "local_flags": T, "remote_flags": T}
 MARKED_REMOTE = {"expunged": 1, "local_flags": T, "remote_flags": T}
 
 
-def test_marks_of_late_are_counted_by_side(store, outcomes):
+def test_marks_of_late_are_counted_by_side(store, outcomes, candidates):
     mark(store, outcomes, "local", NOW - 100, 1, **MARKED_LOCAL)
     mark(store, outcomes, "local", NOW - 10, 2, **MARKED_LOCAL)
     mark(store, outcomes, "remote", NOW - 10, 3, **MARKED_REMOTE)
     mark(store, outcomes, "twin", NOW - 10, 4)
 
     def seen(since):
-        counts = outcomes.counts(since, NOW)
+        counts = candidates.counts(since, NOW)
         return counts.recent_local, counts.recent_remote, counts.recent_twins
 
     assert seen(NOW - 50) == (1, 1, 1)
@@ -564,34 +570,34 @@ def test_marks_of_late_are_counted_by_side(store, outcomes):
     assert seen(NOW - 10) == (0, 0, 1)  # uploads of what is paired are counted over a day
 
 
-def test_a_mark_that_is_still_to_come_is_not_counted_twice(store, outcomes):
+def test_a_mark_that_is_still_to_come_is_not_counted_twice(store, outcomes, candidates):
     """The link was cut before the effect: the plan will count the row itself."""
     mark(store, outcomes, "local", NOW - 1, 1, gone=1, local_flags=T)
     mark(store, outcomes, "remote", NOW - 1, 2, expunged=1, remote_flags=T)
     mark(store, outcomes, "twin", NOW - 1, 3, uid=None)
-    assert outcomes.counts(NOW - 600, NOW) == Counts(paired=0)
+    assert candidates.counts(NOW - 600, NOW) == Counts(paired=0)
 
 
-def test_a_mark_counts_though_its_row_is_forgotten(store, outcomes):
+def test_a_mark_counts_though_its_row_is_forgotten(store, outcomes, candidates):
     number = mark(store, outcomes, "local", NOW - 1, 1, **MARKED_LOCAL)
     outcomes.forget([pairing(store, number)])
-    assert outcomes.counts(NOW - 600, NOW).recent_local == 1
+    assert candidates.counts(NOW - 600, NOW).recent_local == 1
     later = put(store, uid=20, gone=1, local_flags=T)
     assert later != number  # a number is never given again, or it would answer for the old row
-    assert outcomes.counts(NOW - 600, NOW).recent_local == 1
+    assert candidates.counts(NOW - 600, NOW).recent_local == 1
 
 
-def test_a_row_counts_once_however_often_it_is_tried(store, outcomes):
+def test_a_row_counts_once_however_often_it_is_tried(store, outcomes, candidates):
     number = mark(store, outcomes, "local", NOW - 300, 1, **MARKED_LOCAL)
     outcomes.marking("local", [pairing(store, number)] * 2, NOW - 5)
-    assert outcomes.counts(NOW - 10, NOW).recent_local == 1
-    assert outcomes.counts(NOW - 600, NOW).recent_local == 1
+    assert candidates.counts(NOW - 10, NOW).recent_local == 1
+    assert candidates.counts(NOW - 600, NOW).recent_local == 1
 
 
-def test_marks_of_yesterday_or_of_a_clock_that_was_ahead_are_forgotten(store, outcomes):
+def test_marks_of_yesterday_or_of_a_clock_that_was_ahead_are_forgotten(store, outcomes, candidates):
     mark(store, outcomes, "local", NOW - DAY - 1, 1, **MARKED_LOCAL)
     mark(store, outcomes, "local", NOW + 5000, 2, **MARKED_LOCAL)
-    assert outcomes.counts(NOW - 600, NOW).recent_local == 0
+    assert candidates.counts(NOW - 600, NOW).recent_local == 0
     mark(store, outcomes, "remote", NOW, 3, **MARKED_REMOTE)
     assert store.db.execute("SELECT side, pairing FROM mark WHERE pair = 1").fetchall() == [("remote", 3)]
 
@@ -599,7 +605,7 @@ def test_marks_of_yesterday_or_of_a_clock_that_was_ahead_are_forgotten(store, ou
 # --- downloads --------------------------------------------------------------------------------------------------------
 
 
-def test_a_delivered_message_is_settled(store, outcomes):
+def test_a_delivered_message_is_settled(store, outcomes, candidates):
     number = put(store, uid=5, remote_flags=S, problem="odd", problem_count=2, next_try=NOW, message_id="guess")
     file = LocalFile(Uniquename(b"new"), "cur", b":2,FS", S | F)
     outcomes.delivered([(pairing(store, number), file, FINGERPRINT, STAMP, view(5, S | F, "$Label1"))], "")
@@ -615,7 +621,7 @@ def test_a_delivered_message_is_settled(store, outcomes):
     fingerprint = ("message_id", "size", "header_digest", "digest", "received")
     assert [found[name] for name in fingerprint] == ["m@example.org", 120, b"header", b"digest", 1]
     assert [found[name] for name in ("stamp_size", "stamp_mtime", "stamp_inode")] == [100, STAMP.mtime_ns, 42]
-    assert ids(outcomes) == []
+    assert ids(candidates) == []
 
 
 def test_the_base_of_a_delivered_message_is_what_both_sides_show(store, outcomes):
@@ -718,12 +724,12 @@ def test_a_header_that_did_not_decide_is_remembered(store, outcomes):
 # --- flags ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_renamed_file_shows_its_flags_and_agrees_with_the_server(store, outcomes):
+def test_a_renamed_file_shows_its_flags_and_agrees_with_the_server(store, outcomes, candidates):
     number = put(store, **{**SETTLED, "remote_flags": S | F})
     outcomes.set_local(pairing(store, number), LocalFile(Uniquename(b"u"), "cur", b":2,FS", S | F))
     assert columns(store, number, "directory", "info", "local_flags", "base_flags") == ("cur", b":2,FS", S | F, S | F)
     outcomes.settle()
-    assert ids(outcomes) == []
+    assert ids(candidates) == []
 
 
 def stored(store, outcomes, shown, *, add=NONE, remove=NONE, **changed) -> tuple[int, tuple]:
