@@ -180,7 +180,9 @@ def test_killed_at_every_step(memory_path, scenario, server):
         assert end == undisturbed, f"killed at step {step}"
 
 
-@pytest.mark.parametrize("scenario", [upload, adoption, identical_copies, lost_state], ids=lambda scenario: scenario.__name__)
+@pytest.mark.parametrize(
+    "scenario", [upload, adoption, identical_copies, lost_state], ids=lambda scenario: scenario.__name__
+)
 def test_killed_at_every_step_of_many_parts(memory_path, monkeypatch, scenario):
     """A mailbox and a folder so large that neither is taken in, or planned, at once."""
     monkeypatch.setattr(candidates, "AT_ONCE", 1)
