@@ -20,7 +20,7 @@ from pushpull.errors import (
 )
 from pushpull.framing import Command, lost
 from pushpull.login import sign_in
-from pushpull.remote import ENABLED, Session, extensions
+from pushpull.remote import COMPRESS, ENABLED, Session, extensions
 from pushpull.transport import Client
 from pushpull.values import field, replace, value
 
@@ -93,7 +93,7 @@ def _seen_fingerprint(account: Account) -> str:
     except PushpullError:
         return ""
     try:
-        return tls.fingerprint(client.sock)
+        return tls.fingerprint(client.link)
     finally:
         client.shutdown()
 
@@ -174,7 +174,7 @@ def _start_tls(client: Client, account: Account, secure: Callable[[socket.socket
             f"{account.peer}: something was said in the clear after the answer to STARTTLS; someone may be"
             " tampering with the connection"
         )
-    client.adopt(secure(client.sock))
+    client.adopt(secure(client.link))
     client.known_capabilities = None
 
 
@@ -226,6 +226,8 @@ def _usable(offered: frozenset[str], disabled: frozenset[str]) -> frozenset[str]
 def _session(client: Client, account: Account) -> Session:
     """Say who we are, and enable what is used. The answers come with those of the first mailbox."""
     offered = _usable(_capabilities(client), account.disabled)
+    if _within_this_machine(client.link):
+        offered -= {COMPRESS}  # the work of both sides would be for nothing
     asked = offered & ENABLED if "ENABLE" in offered else frozenset()
     greeting = None
     if "ID" in offered:  # some servers let nobody in who does not say (RFC 2971)
@@ -233,3 +235,11 @@ def _session(client: Client, account: Account) -> Session:
     if asked:
         greeting = client.start(("ENABLE " + " ".join(sorted(asked))).encode("ascii"))
     return Session(client, extensions(offered, asked), greeting)
+
+
+def _within_this_machine(sock: socket.socket) -> bool:
+    try:
+        host = str(sock.getpeername()[0])
+    except OSError:
+        return False
+    return host == "::1" or host.removeprefix("::ffff:").startswith("127.")

@@ -6,10 +6,16 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from pushpull import wire, wire_fetch
 from pushpull.errors import ConnectionLost
 from pushpull.values import field, struct
+
+if TYPE_CHECKING:
+    from pushpull.deflate import Deflated
+
+Link: TypeAlias = "socket.socket | Deflated"
 
 LINE_LIMIT = 1024 * 1024
 LONG_LINE_LIMIT = 20 * 1024 * 1024
@@ -78,7 +84,7 @@ class Reader:
     """Buffered lines and literals of a socket. Each of them has the socket's timeout twice to come whole, and what it
     takes at SLOWEST: the socket's own begins anew with each octet."""
 
-    def __init__(self, sock: socket.socket, peer: str) -> None:
+    def __init__(self, sock: Link, peer: str) -> None:
         self._sock = sock
         self._peer = peer
         self._buffer = bytearray()
@@ -151,6 +157,10 @@ class Reader:
             body = bytes(view[start:end])
         del self._buffer[: end + len(_END)]
         return found, body
+
+    def rest(self) -> bytes:
+        """Take all that was received."""
+        return self._take(len(self._buffer))
 
     def some(self, limit: int) -> bytes:
         """At least one and at most `limit` octets, as they arrive."""

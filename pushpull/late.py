@@ -10,7 +10,7 @@ from importlib import import_module
 
 _NAMES = """
     encodings.ascii encodings.idna encodings.utf_16_be random tempfile tenacity traceback
-    pushpull.commands pushpull.helpers
+    pushpull.commands pushpull.deflate pushpull.helpers
 """
 
 

@@ -141,6 +141,9 @@ class Remote(Protocol):
     def status(self, mailbox: str) -> MailboxState | None:
         """A fresh STATUS (MESSAGES, UIDNEXT, UIDVALIDITY); None when the server gives no usable answer."""
 
+    def expect(self, octets: int) -> None:
+        """So many are about to come, or to go: the link may be compressed for them, where that pays."""
+
     def moved(self) -> bool:
         """EXISTS rose, or an EXPUNGE or VANISHED was seen, since this was last asked."""
 

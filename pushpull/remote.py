@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """One logged-in IMAP session (`ports.Remote`), on `transport.Client`.
 
-Commands that it sends: SELECT, EXAMINE, UID FETCH, UID SEARCH, STATUS, UID STORE, APPEND, LOGOUT. Never EXPUNGE, never
-CLOSE, never .SILENT, and FETCH only with .PEEK.
+Commands that it sends: SELECT, EXAMINE, UID FETCH, UID SEARCH, STATUS, UID STORE, APPEND, COMPRESS, LOGOUT. Never
+EXPUNGE, never CLOSE, never .SILENT, and FETCH only with .PEEK.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ _WINDOW = 4  # commands of at most 8 kB under way: both sides' buffers hold them
 ENABLED = frozenset({"CONDSTORE", "QRESYNC"})
 """The extensions that are to be enabled where they are offered."""
 _TELLING = frozenset({"UIDNOTSTICKY", "NOMODSEQ", "READ-ONLY"})
+COMPRESS = "COMPRESS=DEFLATE"
+_WORTH = 1 << 20  # octets that a round trip, and the work of both sides, is well spent for
 
 
 @value
@@ -76,6 +78,7 @@ class Session:
         self._moved = False
         self._with_modseq = False
         self._appender = Appender(client, presumed.offered)
+        self._compressible = COMPRESS in presumed.offered
         client.on_untagged = self._observe
 
     @property
@@ -176,6 +179,12 @@ class Session:
             any_keyword=permanent is None or "\\*" in permanent,
             read_only=select.code == "READ-ONLY" or "READ-ONLY" in seen.codes,
         )
+
+    def expect(self, octets: int) -> None:
+        if self._compressible and octets >= _WORTH:
+            self._compressible = False  # asked once, whatever the answer
+            self.client.settle()
+            self.client.compress()
 
     # --- looking -----------------------------------------------------------------------------------------------
 

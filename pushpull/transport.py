@@ -20,7 +20,7 @@ from typing import Any, NoReturn, TypeVar
 
 from pushpull import sasl, wire
 from pushpull.errors import ConnectionLost
-from pushpull.framing import LONG_LINE_LIMIT, Command, Reader, Response, lost
+from pushpull.framing import LONG_LINE_LIMIT, Command, Link, Reader, Response, lost
 from pushpull.trace import Trace
 
 T = TypeVar("T")
@@ -78,8 +78,20 @@ class Client:
 
     def adopt(self, sock: socket.socket) -> None:
         """Speak over `sock` from now on; what was received before is forgotten."""
-        self.sock = sock
+        self.link = sock
+        self.sock: Link = sock
         self._reader = Reader(sock, self.peer)
+
+    def compress(self) -> bool:
+        """COMPRESS (RFC 4978), when nothing is under way. False: the server does not want to, and nothing changed."""
+        command = self.run(b"COMPRESS DEFLATE")
+        if command.status != "OK":
+            return False
+        from pushpull.deflate import Deflated
+
+        self.sock = Deflated(self.link, self._reader.rest())
+        self._reader = Reader(self.sock, self.peer)
+        return True
 
     def _take_greeting(self) -> None:
         """Take the greeting (RFC 9051 section 7.1)."""
@@ -114,8 +126,8 @@ class Client:
         with contextlib.suppress(*FOREIGN):
             # Not the TLS socket's own method: that forgets the encryption first, and what another thread is sending at
             # that moment would leave in clear.
-            end = socket.socket.shutdown if isinstance(self.sock, ssl.SSLSocket) else type(self.sock).shutdown
-            end(self.sock, socket.SHUT_RDWR)
+            end = socket.socket.shutdown if isinstance(self.link, ssl.SSLSocket) else type(self.link).shutdown
+            end(self.link, socket.SHUT_RDWR)
 
     def authenticate(self, mechanism: str, authobject: Callable[[bytes], str | bytes]) -> tuple[str, list[bytes]]:
         """AUTHENTICATE (RFC 9051 section 6.2.2), with an initial response where the server takes one (SASL-IR). A

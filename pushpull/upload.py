@@ -112,6 +112,7 @@ class Uploader:
         if not actions:
             return 0
         self._before_upload()
+        self._pace.expect(self._remote, sum(action.row.size or 0 for action in actions))
         began, self._total = self._clock(), max(total, len(actions))
         rows = [action.row for action in actions]
         young = {row.id for row in rows if self._is_young(row, began)}
@@ -237,6 +238,7 @@ class Uploader:
             together = len(batch) > 1 and self._remote.multiappend
             done = self._together(batch, meanwhile) if together else self._each(batch, meanwhile)
         except ConnectionLost:
+            self._pace.compress = False
             self._pace.fewer_uploads(len(batch))
             self._outcomes.append_unanswered((each.row for each in batch), self._clock())
             raise

@@ -257,6 +257,9 @@ class MemoryRemote:
             return None
         return MailboxState(server.uidvalidity, Uid(server.uidnext), len(server.messages))
 
+    def expect(self, octets: int) -> None:
+        self._command("expect")
+
     def moved(self) -> bool:
         moved, self._moved = self._moved, False
         return moved

@@ -36,8 +36,8 @@ class DovecotWorld:
 
     mailbox = "INBOX"
 
-    def __init__(self, server: Dovecot, disabled: frozenset[str]) -> None:
-        self.server = server
+    def __init__(self, server: Dovecot, disabled: frozenset[str], *, compressed: bool) -> None:
+        self.server, self.compressed = server, compressed
         self.user = server.add_user(f"contract{next(_USERS)}")
         self.disabled = disabled
         self.condstore = "CONDSTORE" not in disabled
@@ -49,8 +49,12 @@ class DovecotWorld:
             host="localhost", port=self.server.port, tls="implicit", ca_file=str(self.server.ca_file), pins=(),
             timeout=30.0, disabled=self.disabled, login=self.user, auth="password", secret=lambda: "alicepw",
         )  # fmt: skip
-        self.sessions.append(open_session(account))
-        return self.sessions[-1]
+        session = open_session(account)
+        self.sessions.append(session)
+        if self.compressed:  # else it is not, within one machine
+            session.client.settle()
+            assert session.client.compress()
+        return session
 
     def deliver(self, message: bytes, flags: str = "") -> Uid:
         when = datetime(2003, 2, 1, 4, 5, 6, tzinfo=UTC)
@@ -88,18 +92,20 @@ DISABLED = {
         {"CONDSTORE", "ESEARCH", "ENABLE", "LITERAL+", "MULTIAPPEND", "ID", "SASL-IR", "UIDPLUS"}
     ),
 }
-WORLDS = tuple(DISABLED)
+WORLDS = (*DISABLED, "dovecot-compressed")
+COMPRESSING = "protocol imap {\n mail_plugins = $mail_plugins imap_zlib\n}\n"
 
 
 @pytest.fixture(scope="module")
 def dovecot() -> Iterator[Dovecot]:
-    with Dovecot() as server:
+    with Dovecot(settings=COMPRESSING) as server:
         yield server
 
 
 @contextmanager
 def open_world(name: str, request: pytest.FixtureRequest) -> Iterator[DovecotWorld]:
-    world = DovecotWorld(request.getfixturevalue("dovecot"), DISABLED[name])
+    server, disabled = request.getfixturevalue("dovecot"), DISABLED.get(name, frozenset())
+    world = DovecotWorld(server, disabled, compressed=name not in DISABLED)
     yield world
     world.close()
 

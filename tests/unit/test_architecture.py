@@ -15,8 +15,8 @@ LEVELS = (
     "errors levels values batched model flags",
     "ports filenames message wire wire_fetch wording dates shellwords plan trust config config_keys options",
     "private store schema soundness observed observed_local candidates outcomes"
-    " durable folder own_changes maildir marker staging framing sasl aside tls refusal trace transport helpers login"
-    " remote_append remote_fetch remote connect commands"
+    " durable folder own_changes maildir marker staging deflate framing sasl aside tls refusal trace transport"
+    " helpers login remote_append remote_fetch remote connect commands"
     " retry locks accounts problems",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
     "watch_local watch_link watch_remote watch_status",
@@ -47,7 +47,8 @@ SIBLINGS = {
     "own_changes": "folder",
     "maildir": "durable folder marker own_changes staging",
     "trace": "sasl",
-    "transport": "framing sasl trace",
+    "framing": "deflate",
+    "transport": "deflate framing sasl trace",
     "helpers": "framing transport",
     "login": "framing helpers sasl transport",
     "tls": "framing",
@@ -72,7 +73,7 @@ SIBLINGS = {
     "output": "progress system_log",
 }
 
-NETWORK = {"framing", "tls", "transport", "connect"}
+NETWORK = {"deflate", "framing", "tls", "transport", "connect"}
 CONFINED = {
     "imap_tools": {"helpers"},
     "imaplib": set(),
