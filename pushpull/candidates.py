@@ -6,7 +6,7 @@ from __future__ import annotations
 from pushpull.flags import DELETED, Flags
 from pushpull.model import Counts, FileStamp, Pairing, Uniquename
 from pushpull.observed import has_seekers
-from pushpull.schema import ARRIVAL, LACKS_A_SIDE, SEEKER, TODO, VANISHED
+from pushpull.schema import ARRIVAL, DIFFERING, LACKS_A_SIDE, SEEKER, TODO, VANISHED
 from pushpull.store import Store, translate
 
 AT_ONCE = 5000
@@ -20,20 +20,19 @@ _GAP = f"CASE problem_count {_CASES} ELSE {60 * GAPS[-1]} END"
 DAY = 86_400.0
 _DUE = f"next_try NOT BETWEEN :now AND :now + {_GAP}"
 
+_TWINS = (
+    "FROM pairing AS twin WHERE twin.pair = :pair AND twin.digest = pairing.digest AND twin.id <> pairing.id"
+    " AND twin.uid IS NOT NULL AND NOT twin.expunged AND twin.uniquename IS NOT NULL AND NOT twin.gone"
+)
 COLUMNS = (
     "id, uid, remote_flags, keywords, expunged, uniquename, directory, info, local_flags, gone, base_flags,"
     " refused_flags, message_id, size, header_digest, digest, received, old_uidvalidity, append_attempts,"
     " append_uidnext, append_outcome, append_at, problem, problem_count,"
     f" {_DUE},"
     " stamp_size, stamp_mtime, stamp_inode,"
-    " CASE WHEN uid IS NULL AND digest IS NOT NULL THEN (SELECT count(*) FROM pairing AS twin WHERE twin.pair = :pair"
-    " AND twin.digest = pairing.digest AND twin.id <> pairing.id AND twin.uid IS NOT NULL AND NOT twin.expunged"
-    " AND twin.uniquename IS NOT NULL AND NOT twin.gone) ELSE 0 END"
+    f" CASE WHEN uid IS NULL AND digest IS NOT NULL THEN (SELECT count(*) {_TWINS}) ELSE 0 END"
 )
 """What `pairing` takes; :pair and :now (seconds since the epoch) are bound."""
-
-_ARRIVALS = f"FROM pairing INDEXED BY pairing_arrivals WHERE pair = :pair AND {ARRIVAL}"
-_DUE_ARRIVALS = f"{_ARRIVALS} AND {_DUE}"
 
 SEEKS = (
     "(uid IS NULL OR expunged)"
@@ -41,9 +40,26 @@ SEEKS = (
 )
 """Of a row with content (`plan.seeks_uid`)."""
 
+_BOTH = "uid IS NOT NULL AND uniquename IS NOT NULL AND NOT expunged AND NOT gone"
+# It differs only in what the server does not store.
+_LEFT_OUT = (
+    f"{_BOTH} AND remote_flags = base_flags"
+    " AND ((local_flags | base_flags) & ~(local_flags & base_flags)) & :mask & ~refused_flags = 0"
+)
+_FLAGS = (
+    f"SELECT {COLUMNS} FROM pairing INDEXED BY pairing_differing"
+    f" WHERE pair = :pair AND {DIFFERING} AND {_BOTH} AND NOT ({_LEFT_OUT})"
+)
+
+_ARRIVALS = f"FROM pairing INDEXED BY pairing_arrivals WHERE pair = :pair AND {ARRIVAL}"
+_DUE_ARRIVALS = f"{_ARRIVALS} AND {_DUE}"
+
+# Files that may be uploaded without a look at anything else: no UID that is left could be one of them (while the
+# Message-ID of one of those is not known, and NULL, this is true of no file), and none is a copy of what is paired.
 _NEW_FILES = (
-    f"pair = :pair AND {SEEKER} AND uid IS NULL AND uniquename IS NOT NULL AND NOT gone AND old_uidvalidity = 0"
-    f" AND append_outcome = '' AND {_DUE}"
+    f"pair = :pair AND {SEEKER} AND uid IS NULL AND NOT expunged AND uniquename IS NOT NULL AND NOT gone"
+    f" AND old_uidvalidity = 0 AND append_outcome = '' AND id > :after AND {_DUE}"
+    f" AND message_id NOT IN (SELECT message_id {_ARRIVALS}) AND NOT EXISTS (SELECT 1 {_TWINS})"
 )
 _DUE_FILES = f"FROM pairing INDEXED BY pairing_seekers WHERE {_NEW_FILES}"
 
@@ -61,67 +77,57 @@ class Candidates:
         """
         seekers = whole or has_seekers(self._store, self._pair)
         query = (
-            f"SELECT {COLUMNS} FROM pairing WHERE pair = :pair AND {TODO}"
-            " AND NOT (uid IS NOT NULL AND uniquename IS NOT NULL AND NOT expunged AND NOT gone"
-            "  AND remote_flags = base_flags"
-            "  AND ((local_flags | base_flags) & ~(local_flags & base_flags)) & :mask & ~refused_flags = 0)"
+            f"SELECT {COLUMNS} FROM pairing WHERE pair = :pair AND {TODO} AND NOT ({_LEFT_OUT})"
             f" UNION ALL SELECT * FROM (SELECT {COLUMNS} FROM pairing INDEXED BY pairing_arrivals"
             f" WHERE pair = :pair AND {ARRIVAL} AND (:seekers OR {_DUE}) ORDER BY uid DESC LIMIT :limit)"
             f" UNION ALL SELECT {COLUMNS} FROM pairing WHERE pair = :pair AND expunged AND NOT {TODO}"
             "  AND +uniquename IS NOT NULL AND NOT gone AND message_id IN"
             f"  (SELECT message_id FROM pairing WHERE pair = :pair AND {ARRIVAL})"
         )
-        values = {
-            "pair": self._pair,
-            "mask": mask,
-            "now": now,
-            "seekers": seekers,
-            "limit": -1 if seekers else AT_ONCE,
-        }
-        with translate(self._store.path):
-            rows = self._store.db.execute(query, values)
-            return [pairing(row) for row in rows]
+        return self._rows(query, now, mask=mask, seekers=seekers, limit=-1 if seekers else AT_ONCE)
 
-    def meetings(self, now: float) -> list[Pairing]:
-        """Where more arrivals are due than are planned at once, and rows seek a UID: the newest of them, and every row
-        that may be the same message as one of those (they have one Message-ID, or have none). Else nothing.
+    def meetings(self, mask: Flags, now: float) -> list[Pairing]:
+        """Where more arrivals are due, or more new files, than are planned at once, and rows seek a UID: the newest
+        arrivals, every row that may be the same message as one of those (they have one Message-ID, or have none), and
+        flags that differ. Else nothing.
         """
-        if self._few(_DUE_ARRIVALS, now, AT_ONCE) or self._vanished() or not has_seekers(self._store, self._pair):
+        many = self.arrivals(now, most=AT_ONCE + 1) > AT_ONCE
+        many = many or bool(self.arrivals(now, most=1) and self.uploads(now, most=AT_ONCE + 1) > AT_ONCE)
+        if not many or self._vanished() or not has_seekers(self._store, self._pair):
             return []
         return self._rows(
             f"WITH newest (number, name) AS (SELECT id, message_id {_DUE_ARRIVALS} ORDER BY uid DESC LIMIT :limit),"
             " wanted (name) AS (SELECT DISTINCT name FROM newest WHERE name IS NOT NULL)"
             f" SELECT {COLUMNS} FROM wanted CROSS JOIN pairing INDEXED BY pairing_message_id"
             f" WHERE pair = :pair AND message_id = wanted.name AND {LACKS_A_SIDE} AND ({ARRIVAL} OR {SEEKS})"
-            f" UNION ALL SELECT {COLUMNS} FROM pairing WHERE id IN (SELECT number FROM newest WHERE name IS NULL)",
+            f" UNION ALL SELECT {COLUMNS} FROM pairing WHERE id IN (SELECT number FROM newest WHERE name IS NULL)"
+            f" UNION ALL {_FLAGS}",
             now,
+            mask=mask,
+            limit=AT_ONCE,
         )
 
-    def new_files(self, now: float) -> list[Pairing]:
-        """Where more files are to be uploaded than are planned at once, and no arrival is left that one of them could
-        be: some of them, with all copies of each. Else nothing.
+    def new_files(self, mask: Flags, now: float, after: int) -> list[Pairing]:
+        """Where more new files are due than are planned at once: some of them, beyond row `after`, with all copies of
+        each, and flags that differ. Else nothing.
         """
-        if self._few(_DUE_FILES, now, AT_ONCE) or self._vanished() or not self._few(_ARRIVALS, now, 0):
+        if self.uploads(now, after, most=AT_ONCE + 1) <= AT_ONCE or self._vanished():
             return []
         return self._rows(
-            f"WITH wanted (content) AS (SELECT DISTINCT digest FROM (SELECT digest {_DUE_FILES} LIMIT :limit))"
+            "WITH wanted (content) AS"
+            f" (SELECT DISTINCT digest FROM (SELECT digest {_DUE_FILES} ORDER BY id LIMIT :limit))"
             f" SELECT {COLUMNS} FROM wanted CROSS JOIN pairing INDEXED BY pairing_digest"
-            f" WHERE digest = wanted.content AND {_NEW_FILES}",
+            f" WHERE digest = wanted.content AND {_NEW_FILES} UNION ALL {_FLAGS}",
             now,
+            mask=mask,
+            after=after,
+            limit=AT_ONCE,
         )
 
-    def _rows(self, query: str, now: float) -> list[Pairing]:
+    def _rows(self, query: str, now: float, **values: object) -> list[Pairing]:
         with translate(self._store.path):
-            found = self._store.db.execute(query, {"pair": self._pair, "now": now, "limit": AT_ONCE})
+            found = self._store.db.execute(query, {"pair": self._pair, "now": now, **values})
             return [pairing(row) for row in found]
-
-    def _few(self, which: str, now: float, most: int) -> bool:
-        with translate(self._store.path):
-            (count,) = self._store.db.execute(
-                f"SELECT count(*) FROM (SELECT 1 {which} LIMIT :limit)",
-                {"pair": self._pair, "now": now, "limit": most + 1},
-            ).fetchone()
-        return int(count) <= most
 
     def _vanished(self) -> bool:
         """Then nothing is planned in parts: the guards see all that vanished before anything is changed."""
@@ -132,17 +138,20 @@ class Candidates:
             ).fetchone()
         return found is not None
 
-    def arrivals(self, now: float) -> int:
-        """How many UIDs have no file yet and are due."""
-        return self._count(_DUE_ARRIVALS, now)
+    def arrivals(self, now: float, *, most: int = -1) -> int:
+        """How many UIDs have no file yet and are due; counted up to `most`, if that is not below 0."""
+        return self._count(_DUE_ARRIVALS, now, 0, most)
 
-    def uploads(self, now: float) -> int:
-        """How many new files are due."""
-        return self._count(_DUE_FILES, now)
+    def uploads(self, now: float, after: int = 0, *, most: int = -1) -> int:
+        """How many new files are due that are on rows beyond `after`; as above."""
+        return self._count(_DUE_FILES, now, after, most)
 
-    def _count(self, which: str, now: float) -> int:
+    def _count(self, which: str, now: float, after: int, most: int) -> int:
         with translate(self._store.path):
-            (count,) = self._store.db.execute(f"SELECT count(*) {which}", {"pair": self._pair, "now": now}).fetchone()
+            (count,) = self._store.db.execute(
+                f"SELECT count(*) FROM (SELECT 1 {which} LIMIT :limit)",
+                {"pair": self._pair, "now": now, "after": after, "limit": most},
+            ).fetchone()
         return int(count)
 
     def counts(self, since: float, now: float, *, expunged: int = 0, limit: int = 0) -> Counts:

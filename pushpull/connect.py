@@ -20,7 +20,7 @@ from pushpull.errors import (
 )
 from pushpull.framing import Command, lost
 from pushpull.login import sign_in
-from pushpull.remote import COMPRESS, ENABLED, Session, extensions
+from pushpull.remote import COMPRESS, ENABLED, Compression, Session, extensions
 from pushpull.transport import Client
 from pushpull.values import field, replace, value
 
@@ -47,6 +47,7 @@ class Account:
     auth: Literal["password", "oauth2"]
     secret: Callable[[], str] = field(repr=False)
     trace: Callable[[str], None] | None = None
+    compression: Compression = field(default_factory=Compression)
 
     @property
     def peer(self) -> str:
@@ -234,7 +235,7 @@ def _session(client: Client, account: Account) -> Session:
         greeting = client.start(b'ID ("name" "pushpull" "version" %b)' % wire.quoted(__version__.encode()))
     if asked:
         greeting = client.start(("ENABLE " + " ".join(sorted(asked))).encode("ascii"))
-    return Session(client, extensions(offered, asked), greeting)
+    return Session(client, extensions(offered, asked), greeting, account.compression)
 
 
 def _within_this_machine(sock: socket.socket) -> bool:

@@ -48,14 +48,6 @@ class Pace:
     suspect: int | None = None
     most: int = BATCH_MESSAGES
     uploads: int = MOST_UPLOADS
-    compress: bool = True
-
-    def expect(self, remote: Remote, octets: int) -> None:
-        """Have the link compressed for so much, unless one was lost already: some servers offer what they cannot do."""
-        if self.compress:
-            self.compress = False
-            remote.expect(octets)
-            self.compress = True
 
     def suspected(self, row: Pairing) -> bool:
         """Whether the row was the last one at fault too; remembers it."""
@@ -113,7 +105,7 @@ class Downloader:
         """Returns how many messages were delivered, adopted or found to fail. `total` is for the progress line."""
         self._done, self._total = 0, max(total, len(actions))
         self._rest = deque(actions)
-        self._pace.expect(self._remote, sum(action.row.size or _USUAL_SIZE for action in actions))
+        self._remote.expect(sum(action.row.size or _USUAL_SIZE for action in actions))
         while self._rest:
             self._check_stop()
             self._batch(self._next_batch(), ahead=self._pace.messages >= self._pace.most)
@@ -134,7 +126,6 @@ class Downloader:
         except MessageError as error:
             self._narrow(list(wanted.values()), error)
         except (ConnectionLost, ServerBusy) as error:
-            self._pace.compress &= isinstance(error, ServerBusy)
             if len(batch) == 1 and wanted:
                 row = next(iter(wanted.values())).row
                 if not is_throttled(error) and self._pace.suspected(row):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from pushpull import levels
 from pushpull.apply import Applier
-from pushpull.candidates import Candidates
+from pushpull.candidates import AT_ONCE, Candidates
 from pushpull.download import Downloader, Pace
 from pushpull.errors import Refused, Restless
 from pushpull.model import Marker, Pair, Policy, Tally
@@ -97,6 +97,8 @@ class Cycle:
         self._awaiting_uids = False
         self._reread = 0
         self._in_parts = not settings.dry_run
+        self._uploads_due: int | None = None
+        self._parted = 0  # the last row of the last part of the new files
         self._hook_due = pair.hook_due
         self.look_again: float | None = None  # seconds from now, when `stays`
         self._observer = RemoteObserver(
@@ -137,7 +139,8 @@ class Cycle:
                 sight = self._observer.observe()
                 complete = complete and sight.complete
             elif made.partial:
-                self._in_parts = bool(moved)
+                self._in_parts = bool(moved or made.appends)
+                self._tools.breathe()
             elif not moved or quiet >= MAX_QUIET_PASSES:
                 if not made.open_since or waits >= MAX_WAITS:
                     return made, complete
@@ -248,10 +251,13 @@ class Cycle:
 
     def _part(self, policy: Policy, now: float) -> Plan | None:
         """A plan of a part, where so much is to be done that all of it would not fit into memory."""
-        if met := self._candidates.meetings(now):
-            return plan_arrivals(met)
-        if new := self._candidates.new_files(now):
-            return plan_uploads(new, policy)
+        if met := self._candidates.meetings(policy.sendable, now):
+            return plan_arrivals(met, policy)
+        if new := self._candidates.new_files(policy.sendable, now, self._parted):
+            made = plan_uploads(new, policy)
+            files = sorted(row.id for row in new if not row.has_remote)
+            self._parted = files[min(len(files), AT_ONCE) - 1]
+            return made
         return None
 
     def _refused(self, made: Plan, nothing: str) -> Refused:
@@ -359,11 +365,17 @@ class Cycle:
             wanted = self._settings.policy.readopt
             rows = [action.row for action in twins]
             self._outcomes.marking("twin", rows, self._tools.clock(), counted=not wanted)
-        done = uploader.run(made.appends, total=self._candidates.uploads(self._tools.clock()))
+        done = uploader.run(made.appends, total=self._uploads_left(tally))
         self._observer.look_at(uploader.uploaded)
         self._awaiting_uids = uploader.awaiting
         self._reread = uploader.reread
         return done
+
+    def _uploads_left(self, tally: Tally) -> int:
+        """Counted once a cycle: each new file is looked at for it."""
+        if self._uploads_due is None:
+            self._uploads_due = self._candidates.uploads(self._tools.clock()) + tally.uploaded
+        return self._uploads_due - tally.uploaded
 
     def _delivery_begins(self) -> None:
         self._raise_generation()

@@ -15,7 +15,7 @@ from pushpull.candidates import COLUMNS, DAY, GAPS, SEEKS, pairing
 from pushpull.flags import DELETED, Flags, first_base, migrated_base
 from pushpull.model import FileStamp, Fingerprint, LocalFile, Pairing, RemoteView, Uid
 from pushpull.observed_local import content
-from pushpull.schema import TODO
+from pushpull.schema import DIFFERING
 from pushpull.store import Store, placeholders, translate
 
 _ACCEPTED = "UPDATE pairing SET append_outcome = 'accepted' WHERE id = ?"
@@ -45,20 +45,20 @@ class Outcomes:
         sides carry it, the survivor's other flags count as agreed.
         """
         with self._store.transaction() as db:
-            where = f"WHERE pair = ? AND {TODO} AND "
+            where = f"WHERE pair = ? AND {DIFFERING} AND "
             db.execute(
-                f"UPDATE pairing INDEXED BY pairing_todo SET local_flags = remote_flags {where}"
+                f"UPDATE pairing INDEXED BY pairing_differing SET local_flags = remote_flags {where}"
                 f"gone AND uid IS NOT NULL AND NOT expunged AND remote_flags & {DELETED} AND local_flags & {DELETED}",
                 (self._pair,),
             )
             db.execute(
-                f"UPDATE pairing INDEXED BY pairing_todo SET remote_flags = local_flags {where}"
+                f"UPDATE pairing INDEXED BY pairing_differing SET remote_flags = local_flags {where}"
                 f"expunged AND uniquename IS NOT NULL AND NOT gone AND local_flags & {DELETED}",
                 (self._pair,),
             )
             differing = "((local_flags | remote_flags) & ~(local_flags & remote_flags))"
             db.execute(
-                "UPDATE pairing INDEXED BY pairing_todo SET"
+                "UPDATE pairing INDEXED BY pairing_differing SET"
                 f" base_flags = (base_flags & {differing}) | (local_flags & remote_flags) {where}"
                 "(uid IS NOT NULL OR expunged) AND (uniquename IS NOT NULL OR gone)",
                 (self._pair,),

@@ -153,7 +153,7 @@ class Plan:
     twin_uploads: int = 0  # uploads held because their content is paired already, too often for chance
     waiting: int = 0  # appends without an answer or a UID so far
     open_since: float = 0.0  # the latest attempt among them that got no answer; 0: none
-    partial: bool = False  # of some arrivals or some new files alone: another plan follows
+    partial: bool = False  # of some arrivals, or some new files, and flags: another plan follows
 
     @property
     def actions(self) -> Sequence[Action]:
@@ -186,6 +186,9 @@ def plan(
     meetings = _Meetings(rows)
     for row in rows:
         _plan_row(row, made, meetings, policy, complete=complete, answered_before=answered_before)
+    meets: list[Adopt | Download] = [*made.adopts, *made.downloads]
+    if any(map(_finds_gone, meets)):
+        made.remote_marks = []  # the file whose UID is just found out is to be counted with the others
     if any(_is_new_draft(row) for row in rows):
         # A draft edited in place: its old copy is marked only when the new one is on the server.
         made.remote_marks = [action for action in made.remote_marks if action.row.uniquename is not None]
@@ -196,31 +199,42 @@ def plan(
     return made
 
 
-def plan_arrivals(candidates: Iterable[Pairing]) -> Plan:
-    """What to do about arrivals alone, given every row that one of them may meet, of a mailbox and a folder that were
-    observed to their end. Nothing is uploaded or marked by that, so there is nothing to guard.
+def plan_arrivals(candidates: Iterable[Pairing], policy: Policy) -> Plan:
+    """What to do about flags and arrivals alone, given every row that one of those may meet, of a mailbox and a folder
+    that were observed to their end. Nothing is uploaded or marked by that, so there is nothing to guard.
     """
     rows = sorted(candidates, key=_order)
     made = Plan(partial=True)
     meetings = _Meetings(rows)
     for row in rows:
-        if row.has_remote and not row.has_local and not row.gone:
+        if row.has_remote and row.has_local:
+            _plan_flags(row, made, policy)
+        elif row.has_remote and not row.gone:
             _plan_download(row, made, meetings, complete=True)
     made.downloads.sort(key=_newest_first)
     return made
 
 
 def plan_uploads(candidates: Iterable[Pairing], policy: Policy) -> Plan:
-    """What to do about new files alone, given all copies of each, where no UID is left that one of them could be. One
-    that is a copy of what is paired already is left to the plan that counts those.
+    """What to do about flags and new files alone, given all copies of each of these, where no UID is left that one of
+    them could be.
     """
-    rows = sorted(candidates, key=_order)
-    appends = [] if policy.read_only else [Append(row) for row in rows if not row.twins]
-    return Plan(partial=True, appends=appends)
+    made = Plan(partial=True)
+    for row in sorted(candidates, key=_order):
+        if row.has_remote:
+            _plan_flags(row, made, policy)
+        elif not policy.read_only:
+            made.appends.append(Append(row))
+    return made
 
 
 def _newest_first(action: Download) -> int:
     return -(action.row.uid or 0)
+
+
+def _finds_gone(action: Adopt | Download) -> bool:
+    """It may give a file that is gone a UID, which then is to be marked."""
+    return any(row.gone for row in ((action.partner,) if isinstance(action, Adopt) else action.partners))
 
 
 def _is_new_draft(row: Pairing) -> bool:

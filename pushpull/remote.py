@@ -54,6 +54,14 @@ def extensions(offered: frozenset[str], enabled: frozenset[str]) -> Extensions:
 
 
 @struct
+class Compression:
+    """Whether an account's links are to be compressed: not after one that was lost before the server had said anything
+    compressed, for some offer what they cannot do."""
+
+    works: bool = True
+
+
+@struct
 class _Selection:
     """What the answers to one SELECT say."""
 
@@ -68,7 +76,13 @@ class _Selection:
 class Session:
     """Implements `ports.Remote`; made by `connect.open_session`."""
 
-    def __init__(self, client: Client, presumed: Extensions, greeting: Command | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        presumed: Extensions,
+        greeting: Command | None = None,
+        compression: Compression | None = None,
+    ) -> None:
         """`greeting` is the last command that was sent and is not answered; `presumed`, that it enables all it asks."""
         self.client = client
         self.extensions = presumed
@@ -79,6 +93,7 @@ class Session:
         self._with_modseq = False
         self._appender = Appender(client, presumed.offered)
         self._compressible = COMPRESS in presumed.offered
+        self._compression = compression or Compression()
         client.on_untagged = self._observe
 
     @property
@@ -181,10 +196,14 @@ class Session:
         )
 
     def expect(self, octets: int) -> None:
-        if self._compressible and octets >= _WORTH:
-            self._compressible = False  # asked once, whatever the answer
-            self.client.settle()
-            self.client.compress()
+        if not self._compressible or not self._compression.works or octets < _WORTH:
+            return
+        self._compressible = False  # asked once, whatever the answer
+        self.client.settle()
+        self._compression.works = False
+        if self.client.compress():
+            self.client.run(b"NOOP")  # before anything that does not repeat harmlessly
+        self._compression.works = True
 
     # --- looking -----------------------------------------------------------------------------------------------
 

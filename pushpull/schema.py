@@ -33,6 +33,12 @@ VANISHED = (
     f" OR (expunged AND NOT gone AND uniquename IS NOT NULL AND NOT local_flags & {DELETED}))"
 )
 
+# What both sides are known of, and do not agree on.
+DIFFERING = (
+    "((remote_flags <> base_flags OR local_flags <> base_flags) AND (uid IS NOT NULL OR expunged)"
+    " AND (uniquename IS NOT NULL OR gone))"
+)
+
 # Any other row that a plan may have to act on. Settled rows (both sides and the base alike) are the vast majority: the
 # partial indexes make the cost of a cycle follow the changes, not the mailbox.
 TODO = (
@@ -107,6 +113,7 @@ CREATE INDEX pairing_todo ON pairing (pair) WHERE {TODO};
 CREATE INDEX pairing_arrivals ON pairing (pair, uid) WHERE {ARRIVAL};
 CREATE INDEX pairing_seekers ON pairing (pair) WHERE {SEEKER};
 CREATE INDEX pairing_message_id ON pairing (pair, message_id) WHERE {LACKS_A_SIDE};
+CREATE INDEX pairing_differing ON pairing (pair) WHERE {DIFFERING};
 CREATE INDEX pairing_vanished ON pairing (pair) WHERE {VANISHED};
 CREATE INDEX pairing_expunged ON pairing (pair, message_id) WHERE expunged;
 CREATE INDEX pairing_drafts ON pairing (pair) WHERE local_flags & 1;

@@ -34,8 +34,8 @@ _ID = "[0-9a-f]" * 2 * _ID_BYTES
 
 
 class Store:
-    """An open state file. Queries on rows live in `observed` and `outcomes`; this class owns the connection, the
-    transactions, the file's identity and the pairs.
+    """An open state file. Queries on rows live in `observed`, `observed_local`, `candidates` and `outcomes`; this
+    class owns the connection, the transactions, the file's identity and the pairs.
     """
 
     def __init__(self, connection: sqlite3.Connection, path: str, *, kept: bool = False) -> None:

@@ -100,7 +100,7 @@ class Uploader:
         self._before_upload, self._check_stop = before_upload, check_stop
         self._breathe, self._whole = breathe, whole
         self._octets = _FIRST_OCTETS
-        self._done = self._total = 0
+        self._done = self._planned = self._total = 0
         self._ahead: _Batch | None = None
         self.uploaded: list[Uid] = []
         self.awaiting = False
@@ -112,8 +112,8 @@ class Uploader:
         if not actions:
             return 0
         self._before_upload()
-        self._pace.expect(self._remote, sum(action.row.size or 0 for action in actions))
-        began, self._total = self._clock(), max(total, len(actions))
+        self._remote.expect(sum(action.row.size or 0 for action in actions))
+        began, self._planned, self._total = self._clock(), len(actions), max(total, len(actions))
         rows = [action.row for action in actions]
         young = {row.id for row in rows if self._is_young(row, began)}
         done = self._upload([row for row in rows if row.id not in young])
@@ -140,7 +140,7 @@ class Uploader:
             done += batch.failed
             self._done += len(batch.rows)
             self._report.progress("uploading", self._done, self._total, self._tally.bytes_up)
-            if self._done < self._total:
+            if self._done < self._planned:
                 self._breathe()
         return done
 
@@ -238,7 +238,6 @@ class Uploader:
             together = len(batch) > 1 and self._remote.multiappend
             done = self._together(batch, meanwhile) if together else self._each(batch, meanwhile)
         except ConnectionLost:
-            self._pace.compress = False
             self._pace.fewer_uploads(len(batch))
             self._outcomes.append_unanswered((each.row for each in batch), self._clock())
             raise
@@ -246,10 +245,12 @@ class Uploader:
         return done
 
     def _learn(self, sent: int, seconds: float) -> None:
-        """How many octets go together from now on, by what the last ones took."""
+        """How many octets go together from now on, by what so many took; a few tell nothing of the line."""
+        if sent <= self._octets // 2:
+            return
         if seconds > _LONG_SECONDS:
             self._octets = min(max(int(sent / seconds), _FEW_OCTETS), _MANY_OCTETS)
-        elif seconds < _SHORT_SECONDS and sent > self._octets // 2:
+        elif seconds < _SHORT_SECONDS:
             self._octets = min(self._octets * 4, _MANY_OCTETS)
 
     def _each(self, batch: Sequence[_Ready], meanwhile: Callable[[], None] | None = None) -> int:

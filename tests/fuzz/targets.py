@@ -44,6 +44,9 @@ class Sliced(ScriptedSocket):
         super().__init__(b"* OK ready\r\n", stream)
         self._rng = rng
 
+    def getpeername(self) -> tuple[str, int]:
+        return "192.0.2.1", 143
+
     def recv(self, size: int, flags: int = 0) -> bytes:
         return super().recv(size if self._rng is None else min(size, self._rng.choice((1, 1, 2, 3, 7, 50, 4096))))
 

@@ -132,24 +132,3 @@ def test_one_that_ends_the_link_each_time_holds_up_no_other(memory_path, monkeyp
     monkeypatch.undo()
     world.settle()
     assert delivered(world) == wanted(world)
-
-
-@pytest.mark.parametrize("lost_at", ["remote.expect", "remote.messages", "remote.append<"])
-def test_after_a_lost_link_the_next_one_is_not_compressed(memory_path, lost_at):
-    """Some servers offer what they cannot do."""
-    world = world_of(memory_path)
-    if lost_at == "remote.append<":
-        world.run()
-        world.folder.put(b"cur/new:2,S", b"Subject: new\n\n")
-    cut = []
-
-    def happen(step: str) -> None:
-        if step == lost_at and not cut:
-            cut.append(step)
-            raise ConnectionLost("the link is cut")
-
-    ran = world.run(dict.fromkeys(range(5000), happen))
-    assert (cut, ran.error) == ([lost_at], None)
-    assert ran.script.steps.count("remote.expect") == 1
-    world.settle()
-    assert delivered(world) == wanted(world)

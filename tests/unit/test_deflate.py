@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import zlib
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pushpull import deflate
 from pushpull.connect import _within_this_machine
 from pushpull.deflate import Deflated
 from pushpull.errors import ConnectionLost
-from pushpull.remote import COMPRESS, Extensions, Session
+from pushpull.remote import COMPRESS, Compression, Extensions, Session
 from tests.support.scripted import ScriptedSocket, scripted_client
 
 AGREED = b"P1 OK begin\r\n"
@@ -100,6 +102,49 @@ def test_a_server_that_will_not(answer):
     assert client.run(b"NOOP").status == "OK"
     session.expect(1 << 30)
     assert client.sock.lines == ["P1 COMPRESS DEFLATE", "P2 NOOP"]  # type: ignore[union-attr]
+
+
+def test_after_a_link_that_broke_with_it_no_other_is_compressed():
+    """Seen by a command that may be repeated: an upload would be left without an answer."""
+    account = Compression()
+    broken = scripted_client(AGREED, b"garbage")
+    with pytest.raises(ConnectionLost):
+        Session(broken, Extensions(frozenset({COMPRESS})), compression=account).expect(1 << 30)
+    next_one = scripted_client(AGREED)
+    Session(next_one, Extensions(frozenset({COMPRESS})), compression=account).expect(1 << 30)
+    assert not next_one.sock.sent  # type: ignore[union-attr]
+
+
+def test_a_link_that_works_is_no_reason_against_another():
+    account = Compression()
+    for _ in range(2):
+        client = scripted_client(AGREED + deflated(b"P2 OK\r\n"))
+        Session(client, Extensions(frozenset({COMPRESS})), compression=account).expect(1 << 30)
+        assert isinstance(client.sock, Deflated)
+
+
+def test_what_stands_for_nothing_is_no_answer(monkeypatch):
+    """Each empty block begins the socket's own time anew."""
+    now = 0.0
+
+    class Endless(ScriptedSocket):
+        def recv(self, size: int, flags: int = 0) -> bytes:
+            nonlocal now
+            now += 0.9 * self.gettimeout()
+            return b"\x00\x00\x00\xff\xff"
+
+    monkeypatch.setattr(deflate, "time", SimpleNamespace(monotonic=lambda: now))
+    with pytest.raises(TimeoutError):
+        Deflated(Endless().as_socket(), b"").recv(100)
+    assert now < 3 * Endless().gettimeout()
+
+
+def test_what_came_before_the_end_of_the_compression_is_taken():
+    deflater = zlib.compressobj(wbits=-15)
+    link = Deflated(ScriptedSocket().as_socket(), deflater.compress(b"P9 OK\r\n* BYE\r\n") + deflater.flush())
+    assert link.recv(100) == b"P9 OK\r\n* BYE\r\n"
+    with pytest.raises(ValueError, match="ended the compression"):
+        link.recv(100)
 
 
 @pytest.mark.parametrize(("offered", "octets"), [(frozenset(), 1 << 30), (frozenset({COMPRESS}), 1000)])

@@ -65,10 +65,20 @@ def fill(store: Store, arrivals: list[dict[str, Any]], seekers: list[dict[str, A
         put(store, uid=uid, uniquename=b"u%d" % number, directory="cur", **{**known, **state})
 
 
+FLAGGED = (801, 802)
+
+
+def put_flags(store: Store) -> None:
+    """Flags that differ, each way."""
+    for number, columns in zip(FLAGGED, ({"remote_flags": SEEN}, {"local_flags": SEEN}), strict=True):
+        put(store, id=number, uid=number, uniquename=b"both%d" % number, directory="cur", **columns)
+
+
 def fates(made: Plan) -> dict[int, str]:
     """By row: what is done, and with which others."""
     found = {each.row.id: f"join {each.partner.id}" for each in made.adopts}
     found |= {each.row.id: "upload" for each in made.appends}
+    found |= {each.row.id: f"flags {each}" for each in (*made.local_flags, *made.remote_flags)}
     return found | {each.row.id: f"download {[row.id for row in each.partners]}" for each in made.downloads}
 
 
@@ -83,17 +93,22 @@ def test_a_part_is_planned_as_the_whole_would_be(arrivals, seekers):
     store = memory_store()
     fill(store, arrivals, seekers)
     candidates = Candidates(store, 1)
-    part = candidates.meetings(NOW)
+    put_flags(store)
+    part = candidates.meetings(ALL, NOW)
     due = [uid for uid, columns in enumerate(arrivals, 1) if not columns["next_try"]]
-    assert bool(part) == (len(due) > LIMIT and has_seekers(store, 1))
+    unlike = {columns["message_id"] for columns in arrivals}
+    new = [each for each in seekers if not each["state"] and not unlike & {None, each["message_id"]}]
+    many = len(due) > LIMIT or (bool(due) and len(new) > LIMIT)
+    assert bool(part) == (many and has_seekers(store, 1))
     if part:
         everything = plan(candidates.all(ALL, NOW), Counts(), Policy(), complete=True, answered_before=NOW)
-        whole, some = fates(everything), fates(plan_arrivals(part))
+        whole, some = fates(everything), fates(plan_arrivals(part, Policy()))
         assert some == {number: whole[number] for number in some}
-        assert set(due[-LIMIT:]) <= set(some)
+        assert {*due[-LIMIT:], *FLAGGED} <= set(some)
     store.close()
 
 
+NOBODY = "nobody"
 NEW_FILES = st.fixed_dictionaries(
     {
         "message_id": st.sampled_from(("", "a")),
@@ -117,7 +132,7 @@ NEW_FILES = st.fixed_dictionaries(
 
 
 @pytest.mark.usefixtures("limited")
-@given(st.lists(NEW_FILES, max_size=12), st.booleans(), st.booleans())
+@given(st.lists(NEW_FILES, max_size=12), st.sampled_from((NOBODY, NOBODY, None, "", "a", "b")), st.booleans())
 def test_part_of_the_uploads_is_planned_as_the_whole_would_be(files, arrives, read_only):
     store = memory_store()
     for number, columns in enumerate(files, 1):
@@ -126,12 +141,19 @@ def test_part_of_the_uploads_is_planned_as_the_whole_would_be(files, arrives, re
         if "uid" in state:
             state = {"uid": 100 + number, "base_flags": known["local_flags"], "remote_flags": known["local_flags"]}
         put(store, uniquename=b"u%02d" % number, directory="cur", **{**known, **state})
-    if arrives:
-        put(store, uid=99, message_id="b", size=100)
+    if arrives is not NOBODY:
+        put(store, uid=99, message_id=arrives, size=100, next_try=NOW + 1, problem_count=1)
+    put_flags(store)
     candidates = Candidates(store, 1)
-    part = candidates.new_files(NOW)
-    due = [each for each in files if not each["state"] and not each["next_try"]]
-    assert bool(part) == (len(due) > LIMIT and not arrives)
+    part = candidates.new_files(ALL, NOW, 0)
+    paired = {each["digest"] for each in files if "uid" in each["state"]}
+    due = [
+        number
+        for number, each in enumerate(files, 1)
+        if not (each["state"] or each["next_try"] or each["digest"] in paired)
+        and arrives not in (None, each["message_id"])
+    ]
+    assert bool(part) == (len(due) > LIMIT)
     assert candidates.uploads(NOW) == len(due)
     if part:
         policy = Policy(read_only=read_only)
@@ -139,12 +161,14 @@ def test_part_of_the_uploads_is_planned_as_the_whole_would_be(files, arrives, re
         made = plan_uploads(part, policy)
         whole, some = fates(everything), fates(made)
         assert some == {number: whole[number] for number in some}
-        assert made.actions == tuple(made.appends)
+        assert {*made.actions} == {*made.appends, *made.local_flags, *made.remote_flags}
         # A copy of what goes now does not wait, to become a copy of what is paired.
         going = {action.row.digest for action in made.appends}
-        assert len(some) == sum(
-            number in whole and columns["digest"] in going for number, columns in enumerate(files, 1)
-        )
+        uploads = {action.row.id for action in made.appends}
+        assert uploads == (set() if read_only else {number for number in due if files[number - 1]["digest"] in going})
+        assert read_only or set(due[:LIMIT]) <= uploads
+        later = candidates.new_files(ALL, NOW, due[LIMIT - 1])
+        assert not later or min(row.id for row in later if not row.has_remote) > due[LIMIT - 1]
     store.close()
 
 
@@ -159,9 +183,9 @@ def test_part_of_the_uploads_is_planned_as_the_whole_would_be(files, arrives, re
 def test_what_vanished_is_seen_by_the_guards_first(vanished):
     store = memory_store()
     fill(store, [{"message_id": "a"}] * (LIMIT + 1), [{"message_id": "a", "state": {}}])
-    assert Candidates(store, 1).meetings(NOW)
+    assert Candidates(store, 1).meetings(ALL, NOW)
     put(store, **vanished)
-    assert Candidates(store, 1).meetings(NOW) == []
+    assert Candidates(store, 1).meetings(ALL, NOW) == []
     store.close()
 
 
@@ -170,9 +194,9 @@ def test_a_part_changes_nothing_but_its_arrivals():
     store = memory_store()
     fill(store, [{"message_id": "a"}] * (LIMIT + 1), [{"message_id": "a", "state": {}}])
     put(store, uid=50, uniquename=b"both", remote_flags=SEEN)
-    made = plan_arrivals(Candidates(store, 1).meetings(NOW))
+    made = plan_arrivals(Candidates(store, 1).meetings(ALL, NOW), Policy())
     assert made.partial
-    assert made.actions == (*made.adopts, *made.downloads)
+    assert made.actions == (*made.adopts, *made.local_flags, *made.downloads)
     assert [action.row.uid for action in made.downloads] == [Uid(4), Uid(3), Uid(2), Uid(1)]
     store.close()
 
@@ -181,7 +205,7 @@ def test_a_part_changes_nothing_but_its_arrivals():
 def test_what_may_meet_is_found_by_indexes():
     store = memory_store()
     fill(store, [{"message_id": "a"}] * (LIMIT + 1), [{"message_id": "a", "state": {}}])
-    plans = "\n".join(plans_of(store, lambda: Candidates(store, 1).meetings(NOW)))
+    plans = "\n".join(plans_of(store, lambda: Candidates(store, 1).meetings(ALL, NOW)))
     assert "pairing_message_id (pair=? AND message_id=?)" in plans
     assert "SCAN pairing" not in plans
     store.close()

@@ -503,10 +503,10 @@ def test_candidates_come_from_the_partial_indexes(large):
     assert scans([text]) == []
 
 
-def test_settling_looks_at_the_rows_to_do_only(large):
+def test_settling_looks_at_what_differs_only(large):
     plans = plans_of(large, lambda: Outcomes(large, 1).settle())
     assert len(plans) == 3
-    assert [text for text in plans if "pairing_todo" not in text] == []
+    assert [text for text in plans if "pairing_differing" not in text] == []
 
 
 def test_counting_arrivals_looks_at_arrivals_only(large):
