@@ -51,10 +51,13 @@ class Applier:
             self._check_stop()
             with self._outcomes.transaction():
                 for uid, header in batch:
-                    done += self._join(wanted[uid], header)
+                    action = wanted.pop(uid, None)
+                    done += self._join(action, header) if action is not None else 0
             seen += len(batch)
-            self._report.progress("matching", min(seen, len(wanted)), len(wanted))
-        return done
+            self._report.progress("matching", min(seen, len(actions)), len(actions))
+        for action in wanted.values():  # no header came, or one too long to be read: the body decides
+            self._outcomes.note_header(action.row, b"")
+        return done + len(wanted)
 
     def _join(self, action: Adopt, header: bytes) -> int:
         fingerprinter = Fingerprinter()

@@ -6,6 +6,7 @@ from __future__ import annotations
 from pushpull.flags import DELETED, Flags
 from pushpull.model import Counts, FileStamp, Pairing, Uniquename
 from pushpull.observed import has_seekers
+from pushpull.plan import MAX_UNIDENTIFIED
 from pushpull.schema import ARRIVAL, DIFFERING, LACKS_A_SIDE, SEEKER, TODO, VANISHED
 from pushpull.store import Store, translate
 
@@ -54,14 +55,18 @@ _FLAGS = (
 _ARRIVALS = f"FROM pairing INDEXED BY pairing_arrivals WHERE pair = :pair AND {ARRIVAL}"
 _DUE_ARRIVALS = f"{_ARRIVALS} AND {_DUE}"
 
-# Files that may be uploaded without a look at anything else: no UID that is left could be one of them (while the
-# Message-ID of one of those is not known, and NULL, this is true of no file), and none is a copy of what is paired.
 _NEW_FILES = (
     f"pair = :pair AND {SEEKER} AND uid IS NULL AND NOT expunged AND uniquename IS NOT NULL AND NOT gone"
-    f" AND old_uidvalidity = 0 AND append_outcome = '' AND id > :after AND {_DUE}"
-    f" AND message_id NOT IN (SELECT message_id {_ARRIVALS}) AND NOT EXISTS (SELECT 1 {_TWINS})"
+    f" AND old_uidvalidity = 0 AND append_outcome = '' AND {_DUE}"
 )
-_DUE_FILES = f"FROM pairing INDEXED BY pairing_seekers WHERE {_NEW_FILES}"
+# Those that may be uploaded without a look at anything else: no UID that is left could be one of them (while one of
+# those is to be identified yet, its Message-ID is NULL, and this is true of no file), none is a copy of what is paired.
+_FREE_FILES = (
+    f"{_NEW_FILES} AND id > :after AND message_id NOT IN"
+    f" (SELECT message_id {_ARRIVALS} AND (message_id IS NOT NULL OR problem_count < {MAX_UNIDENTIFIED} OR {_DUE}))"
+    f" AND NOT EXISTS (SELECT 1 {_TWINS})"
+)
+_DUE_FREE_FILES = f"FROM pairing INDEXED BY pairing_seekers WHERE {_FREE_FILES}"
 
 
 class Candidates:
@@ -92,7 +97,7 @@ class Candidates:
         flags that differ. Else nothing.
         """
         many = self.arrivals(now, most=AT_ONCE + 1) > AT_ONCE
-        many = many or bool(self.arrivals(now, most=1) and self.uploads(now, most=AT_ONCE + 1) > AT_ONCE)
+        many = many or bool(self.arrivals(now, most=1) and self._many_free(now, 0))
         if not many or self._vanished() or not has_seekers(self._store, self._pair):
             return []
         return self._rows(
@@ -111,13 +116,13 @@ class Candidates:
         """Where more new files are due than are planned at once: some of them, beyond row `after`, with all copies of
         each, and flags that differ. Else nothing.
         """
-        if self.uploads(now, after, most=AT_ONCE + 1) <= AT_ONCE or self._vanished():
+        if not self._many_free(now, after) or self._vanished():
             return []
         return self._rows(
             "WITH wanted (content) AS"
-            f" (SELECT DISTINCT digest FROM (SELECT digest {_DUE_FILES} ORDER BY id LIMIT :limit))"
+            f" (SELECT DISTINCT digest FROM (SELECT digest {_DUE_FREE_FILES} ORDER BY id LIMIT :limit))"
             f" SELECT {COLUMNS} FROM wanted CROSS JOIN pairing INDEXED BY pairing_digest"
-            f" WHERE digest = wanted.content AND {_NEW_FILES} UNION ALL {_FLAGS}",
+            f" WHERE digest = wanted.content AND {_FREE_FILES} UNION ALL {_FLAGS}",
             now,
             mask=mask,
             after=after,
@@ -142,9 +147,12 @@ class Candidates:
         """How many UIDs have no file yet and are due; counted up to `most`, if that is not below 0."""
         return self._count(_DUE_ARRIVALS, now, 0, most)
 
-    def uploads(self, now: float, after: int = 0, *, most: int = -1) -> int:
-        """How many new files are due that are on rows beyond `after`; as above."""
-        return self._count(_DUE_FILES, now, after, most)
+    def uploads(self, now: float) -> int:
+        """How many new files are due."""
+        return self._count(f"FROM pairing INDEXED BY pairing_seekers WHERE {_NEW_FILES}", now, 0, -1)
+
+    def _many_free(self, now: float, after: int) -> bool:
+        return self._count(_DUE_FREE_FILES, now, after, AT_ONCE + 1) > AT_ONCE
 
     def _count(self, which: str, now: float, after: int, most: int) -> int:
         with translate(self._store.path):

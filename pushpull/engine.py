@@ -96,7 +96,7 @@ class Cycle:
         self._generation_raised = False
         self._awaiting_uids = False
         self._reread = 0
-        self._in_parts = not settings.dry_run
+        self._by_meetings = True  # while parts of the arrivals come to something
         self._uploads_due: int | None = None
         self._parted = 0  # the last row of the last part of the new files
         self._hook_due = pair.hook_due
@@ -139,7 +139,7 @@ class Cycle:
                 sight = self._observer.observe()
                 complete = complete and sight.complete
             elif made.partial:
-                self._in_parts = bool(moved or made.appends)
+                self._by_meetings = bool(moved or made.appends)
                 self._tools.breathe()
             elif not moved or quiet >= MAX_QUIET_PASSES:
                 if not made.open_since or waits >= MAX_WAITS:
@@ -229,7 +229,7 @@ class Cycle:
         if not self._settings.dry_run:  # EXAMINE shows every mailbox as read-only
             policy = replace(policy, mask=sight.state.mask, read_only=sight.state.read_only)
         now = self._tools.clock()
-        if complete and self._in_parts and (part := self._part(policy, now)):
+        if complete and not self._settings.dry_run and (part := self._part(policy, now)):
             return part
         rows = self._candidates.all(policy.sendable, now, whole=self._settings.dry_run)
         counts = self._candidates.counts(
@@ -251,7 +251,7 @@ class Cycle:
 
     def _part(self, policy: Policy, now: float) -> Plan | None:
         """A plan of a part, where so much is to be done that all of it would not fit into memory."""
-        if met := self._candidates.meetings(policy.sendable, now):
+        if self._by_meetings and (met := self._candidates.meetings(policy.sendable, now)):
             return plan_arrivals(met, policy)
         if new := self._candidates.new_files(policy.sendable, now, self._parted):
             made = plan_uploads(new, policy)
@@ -310,9 +310,11 @@ class Cycle:
             self._local_change_begins()
             self._marking("remote", made.local_marks)
             moved += applier.set_local(made.local_marks)
-        if made.remote_marks:
-            self._marking("local", made.remote_marks)
-            moved += applier.set_remote(made.remote_marks)
+        # What comes to nothing tells of no file whose mark it should wait for.
+        marks = made.remote_marks if moved or transferred else [*made.remote_marks, *made.later_marks]
+        if marks:
+            self._marking("local", marks)
+            moved += applier.set_remote(marks)
         moved += applier.set_aside(made.aside)
         self._outcomes.forget(action.row for action in made.forgets)
         return moved + transferred + self._reread, transferred

@@ -146,6 +146,7 @@ class Plan:
     appends: list[Append] = field(default_factory=list)
     local_marks: list[SetLocal] = field(default_factory=list)
     remote_marks: list[SetRemote] = field(default_factory=list)
+    later_marks: list[SetRemote] = field(default_factory=list)  # to be planned again in the next pass; not applied
     aside: list[SetAside] = field(default_factory=list)
     forgets: list[Forget] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
@@ -165,6 +166,7 @@ class Plan:
             *self.appends,
             *self.local_marks,
             *self.remote_marks,
+            *self.later_marks,
             *self.aside,
             *self.forgets,
         )
@@ -186,15 +188,15 @@ def plan(
     meetings = _Meetings(rows)
     for row in rows:
         _plan_row(row, made, meetings, policy, complete=complete, answered_before=answered_before)
-    meets: list[Adopt | Download] = [*made.adopts, *made.downloads]
-    if any(map(_finds_gone, meets)):
-        made.remote_marks = []  # the file whose UID is just found out is to be counted with the others
     if any(_is_new_draft(row) for row in rows):
         # A draft edited in place: its old copy is marked only when the new one is on the server.
         made.remote_marks = [action for action in made.remote_marks if action.row.uniquename is not None]
     if not policy.readopt:  # the user had both sides matched anew: what is left over is wanted
         _hold_twin_uploads(made, counts)
     _guard(made, counts, policy)
+    if (made.adopts or made.downloads) and any(row.gone and seeks_uid(row) for row in rows):
+        # A file that is gone may get its UID by these, and is to be counted with the others before one is marked.
+        made.later_marks, made.remote_marks = made.remote_marks, []
     made.downloads.sort(key=_newest_first)
     return made
 
@@ -208,7 +210,7 @@ def plan_arrivals(candidates: Iterable[Pairing], policy: Policy) -> Plan:
     meetings = _Meetings(rows)
     for row in rows:
         if row.has_remote and row.has_local:
-            _plan_flags(row, made, policy)
+            _plan_flags_in_part(row, made, policy)
         elif row.has_remote and not row.gone:
             _plan_download(row, made, meetings, complete=True)
     made.downloads.sort(key=_newest_first)
@@ -222,7 +224,7 @@ def plan_uploads(candidates: Iterable[Pairing], policy: Policy) -> Plan:
     made = Plan(partial=True)
     for row in sorted(candidates, key=_order):
         if row.has_remote:
-            _plan_flags(row, made, policy)
+            _plan_flags_in_part(row, made, policy)
         elif not policy.read_only:
             made.appends.append(Append(row))
     return made
@@ -230,11 +232,6 @@ def plan_uploads(candidates: Iterable[Pairing], policy: Policy) -> Plan:
 
 def _newest_first(action: Download) -> int:
     return -(action.row.uid or 0)
-
-
-def _finds_gone(action: Adopt | Download) -> bool:
-    """It may give a file that is gone a UID, which then is to be marked."""
-    return any(row.gone for row in ((action.partner,) if isinstance(action, Adopt) else action.partners))
 
 
 def _is_new_draft(row: Pairing) -> bool:
@@ -280,6 +277,12 @@ def _plan_flags(row: Pairing, made: Plan, policy: Policy) -> None:
     add, remove = merged & ~row.remote_flags & sendable, row.remote_flags & ~merged & sendable
     if (add or remove) and row.due:
         made.remote_flags.append(SetRemote(row, add, remove))
+
+
+def _plan_flags_in_part(row: Pairing, made: Plan, policy: Policy) -> None:
+    """A rename that failed is not tried again in each part."""
+    if row.due:
+        _plan_flags(row, made, policy)
 
 
 def _plan_gone(row: Pairing, made: Plan, policy: Policy, *, complete: bool) -> None:

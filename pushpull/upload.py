@@ -241,16 +241,16 @@ class Uploader:
             self._pace.fewer_uploads(len(batch))
             self._outcomes.append_unanswered((each.row for each in batch), self._clock())
             raise
-        self._learn(sum(each.message.size for each in batch), time.monotonic() - began)
+        self._learn(batch, time.monotonic() - began)
         return done
 
-    def _learn(self, sent: int, seconds: float) -> None:
-        """How many octets go together from now on, by what so many took; a few tell nothing of the line."""
-        if sent <= self._octets // 2:
-            return
-        if seconds > _LONG_SECONDS:
+    def _learn(self, batch: Sequence[_Ready], seconds: float) -> None:
+        """How many octets go together from now on, by what these took. One message may be one that is hard to take, and
+        little that is quick says nothing of much."""
+        sent = sum(each.message.size for each in batch)
+        if seconds > _LONG_SECONDS and len(batch) > 1:
             self._octets = min(max(int(sent / seconds), _FEW_OCTETS), _MANY_OCTETS)
-        elif seconds < _SHORT_SECONDS:
+        elif seconds < _SHORT_SECONDS and sent > self._octets // 2:
             self._octets = min(self._octets * 4, _MANY_OCTETS)
 
     def _each(self, batch: Sequence[_Ready], meanwhile: Callable[[], None] | None = None) -> int:

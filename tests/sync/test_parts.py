@@ -9,11 +9,12 @@ import pytest
 
 from pushpull import candidates, observe_local
 from pushpull.candidates import Candidates
-from pushpull.errors import Refused
+from pushpull.errors import MessageError, Refused
 from pushpull.flags import DELETED, FLAGGED, SEEN
 from pushpull.model import Policy
 from tests.support.messages import crlf, mail
 from tests.sync.world import World
+from tests.twins import MemoryLocal, MemoryRemote
 
 PART = 5
 
@@ -75,6 +76,81 @@ def test_a_mailbox_that_is_numbered_anew_hides_no_deletion_from_the_guard(world)
     assert isinstance(ran.error, Refused)
     assert "20 messages are gone" in str(ran.error)
     assert not [uid for uid, message in world.server.messages.items() if message.flags & DELETED]
+
+
+def test_nor_when_nobody_knows_which_uid_is_whose(world, monkeypatch):
+    """The server does not identify them: only the bodies tell."""
+    world.policy = Policy(local_delete_limit=10)
+    arrive(world, *names("m", 12 * PART))
+    world.settle()
+    world.server.renumber()
+    for path in sorted(world.folder.files)[:20]:
+        world.folder.remove(path)
+    monkeypatch.setattr(MemoryRemote, "identities", lambda self, uids: iter(()))
+    ran = world.run()
+    assert isinstance(ran.error, Refused)
+    assert not [uid for uid, message in world.server.messages.items() if message.flags & DELETED]
+
+
+def test_a_header_that_never_comes_holds_up_no_mark(world, monkeypatch):
+    arrive(world, "a", "b", "c")
+    world.settle()
+    world.server.renumber()
+    for path in sorted(world.folder.files)[:2]:
+        world.folder.remove(path)
+    monkeypatch.setattr(MemoryRemote, "headers", lambda self, uids: iter(()))
+    world.settle()
+    assert sorted(bool(message.flags & DELETED) for message in world.server.messages.values()) == [False, True, True]
+
+
+def test_a_message_that_never_comes_holds_up_no_mark(world, monkeypatch):
+    arrive(world, "a", "b", "c")
+    world.settle()
+    world.server.renumber()
+    for path in sorted(world.folder.files)[:2]:
+        world.folder.remove(path)
+    [stuck] = [uid for uid, message in world.server.messages.items() if message.body == crlf(mail("a"))]
+    whole = MemoryRemote.messages
+
+    def all_but_one(self, uids, more=None):
+        return (message for message in whole(self, uids, more) if message.view.uid != stuck)
+
+    monkeypatch.setattr(MemoryRemote, "headers", lambda self, uids: iter(()))
+    monkeypatch.setattr(MemoryRemote, "messages", all_but_one)
+    for _ in range(2):
+        assert world.run().error is None
+    marked = [message.body for message in world.server.messages.values() if message.flags & DELETED]
+    assert marked == [crlf(mail("b"))]
+
+
+def test_a_rename_that_fails_is_tried_once_however_many_parts_there_are(world, monkeypatch):
+    arrive(world, "a")
+    world.settle()
+    world.server.change(1, add=FLAGGED)
+    put(world, *names("here", 6 * PART))
+    tried = []
+
+    def refusing(self, file, add, remove):
+        tried.append(file)
+        raise MessageError("two files of one name")
+
+    monkeypatch.setattr(MemoryLocal, "set_flags", refusing)
+    ran = world.run()
+    assert ran.tally.uploaded == 6 * PART
+    assert len(tried) <= 3, "once in a part, and in the plans of everything"
+
+
+def test_an_arrival_that_is_gone_meanwhile_ends_no_parts(world, planned, monkeypatch):
+    put(world, *names("here", 8 * PART))
+    arrive(world, "lost")
+
+    def vanishing(self, uids, more=None):
+        self.server.messages.pop(1, None)
+        return iter(())
+
+    monkeypatch.setattr(MemoryRemote, "messages", vanishing)
+    assert world.run().tally.uploaded == 8 * PART
+    assert max(planned) <= 4 * PART
 
 
 def test_a_few_that_are_gone_are_marked_once_all_are_found(world):

@@ -109,6 +109,8 @@ def test_a_part_is_planned_as_the_whole_would_be(arrivals, seekers):
 
 
 NOBODY = "nobody"
+# An arrival that is left: its Message-ID, and how often it failed.
+LEFT = ((NOBODY, 0), (NOBODY, 0), (None, 1), (None, 3), ("", 1), ("a", 1), ("b", 3))
 NEW_FILES = st.fixed_dictionaries(
     {
         "message_id": st.sampled_from(("", "a")),
@@ -132,7 +134,7 @@ NEW_FILES = st.fixed_dictionaries(
 
 
 @pytest.mark.usefixtures("limited")
-@given(st.lists(NEW_FILES, max_size=12), st.sampled_from((NOBODY, NOBODY, None, "", "a", "b")), st.booleans())
+@given(st.lists(NEW_FILES, max_size=12), st.sampled_from(LEFT), st.booleans())
 def test_part_of_the_uploads_is_planned_as_the_whole_would_be(files, arrives, read_only):
     store = memory_store()
     for number, columns in enumerate(files, 1):
@@ -141,8 +143,9 @@ def test_part_of_the_uploads_is_planned_as_the_whole_would_be(files, arrives, re
         if "uid" in state:
             state = {"uid": 100 + number, "base_flags": known["local_flags"], "remote_flags": known["local_flags"]}
         put(store, uniquename=b"u%02d" % number, directory="cur", **{**known, **state})
-    if arrives is not NOBODY:
-        put(store, uid=99, message_id=arrives, size=100, next_try=NOW + 1, problem_count=1)
+    message_id, failures = arrives
+    if message_id != NOBODY:
+        put(store, uid=99, message_id=message_id, size=100, next_try=NOW + 1, problem_count=failures)
     put_flags(store)
     candidates = Candidates(store, 1)
     part = candidates.new_files(ALL, NOW, 0)
@@ -151,10 +154,11 @@ def test_part_of_the_uploads_is_planned_as_the_whole_would_be(files, arrives, re
         number
         for number, each in enumerate(files, 1)
         if not (each["state"] or each["next_try"] or each["digest"] in paired)
-        and arrives not in (None, each["message_id"])
+        and message_id != each["message_id"]
+        and arrives != (None, 1)
     ]
     assert bool(part) == (len(due) > LIMIT)
-    assert candidates.uploads(NOW) == len(due)
+    assert candidates.uploads(NOW) == sum(not (each["state"] or each["next_try"]) for each in files)
     if part:
         policy = Policy(read_only=read_only)
         everything = plan(candidates.all(ALL, NOW), Counts(), policy, complete=True, answered_before=NOW - 10)
@@ -208,4 +212,23 @@ def test_what_may_meet_is_found_by_indexes():
     plans = "\n".join(plans_of(store, lambda: Candidates(store, 1).meetings(ALL, NOW)))
     assert "pairing_message_id (pair=? AND message_id=?)" in plans
     assert "SCAN pairing" not in plans
+    store.close()
+
+
+@pytest.mark.parametrize(("gone", "limit"), [(5, 10), (12, 10)])
+def test_marks_wait_for_a_file_that_may_be_getting_its_uid_and_guards_do_not(gone, limit):
+    """A file that is gone, of a UIDVALIDITY that is over, and the UID that it may have now."""
+    store = memory_store()
+    put(store, uid=500, message_id="a", size=100)
+    put(store, uniquename=b"old", message_id="a", size=100, gone=1, old_uidvalidity=7, local_flags=DELETED)
+    for number in range(gone):
+        put(store, uid=number + 1, uniquename=b"u%d" % number, gone=1, local_flags=DELETED)
+    policy = Policy(local_delete_limit=limit)
+    rows = Candidates(store, 1).all(ALL, NOW)
+    made = plan(rows, Counts(), policy, complete=True, answered_before=NOW)
+    assert bool(made.refusals) == (gone > limit)
+    assert (made.remote_marks, len(made.later_marks)) == ([], 0 if made.refusals else gone)
+    without = [row for row in rows if row.message_id != "a"]
+    made = plan(without, Counts(), policy, complete=True, answered_before=NOW)
+    assert (len(made.remote_marks), made.later_marks) == (0 if made.refusals else gone, [])
     store.close()
