@@ -27,7 +27,7 @@ from pushpull.flags import ALL
 from pushpull.login import sign_in
 from pushpull.model import Identity, MailboxState, RemoteView, Uid, UidSet
 from pushpull.ports import Appended, Outgoing, Since, Vanished
-from pushpull.remote import Extensions, Session
+from pushpull.remote import Compression, Extensions, Session
 from pushpull.transport import Client
 from tests.support.scripted import ScriptedSocket
 
@@ -133,6 +133,7 @@ def _login(client: Client) -> Iterable[Any]:
 
 class _Account:
     disabled = frozenset[str]()
+    compression = Compression()
 
 
 _ACCOUNT: Any = _Account()
