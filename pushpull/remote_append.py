@@ -18,10 +18,12 @@ from pushpull.errors import MessageError
 from pushpull.framing import Command
 from pushpull.model import Uid
 from pushpull.ports import Answer, Appended, Outgoing
-from pushpull.transport import CHUNK, Client
+from pushpull.transport import Client
 
 _WINDOW = 64
-_LITERAL_MINUS = 4096
+# Octets of a literal that is sent without leave, as far as the server lets it. To ask costs a round trip, and a batch;
+# a refusal after so much costs a few seconds of a slow line.
+_LITERAL_PLUS, _LITERAL_MINUS = 1 << 20, 4096
 # RFC 9051 section 9, flag-keyword and flag-extension: an atom, which '\' may precede.
 _FLAG = re.compile(r"\\?[!#$&'+,./0-9:;<=>?@A-Z\[^_`a-z|}~-]+")
 _APPENDUID = re.compile(rb"([0-9]{1,10}) ([0-9:,]+)")
@@ -32,7 +34,7 @@ class Appender:
 
     def __init__(self, client: Client, offered: frozenset[str]) -> None:
         self._client = client
-        self._unasked = CHUNK if "LITERAL+" in offered else _LITERAL_MINUS if "LITERAL-" in offered else -1
+        self._unasked = _LITERAL_PLUS if "LITERAL+" in offered else _LITERAL_MINUS if "LITERAL-" in offered else -1
         self._limit = _append_limit(offered)
         self.multiappend = "MULTIAPPEND" in offered
 

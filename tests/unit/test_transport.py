@@ -703,7 +703,8 @@ def only(answers) -> Answer:
     [
         ("", 11, "", True),
         ("LITERAL+", 11, "+", False),
-        ("LITERAL+", CHUNK + 1, "", True),
+        ("LITERAL+", 1 << 20, "+", False),
+        ("LITERAL+", (1 << 20) + 1, "", True),
         ("LITERAL-", 11, "+", False),
         ("LITERAL-", 4096, "+", False),
         ("LITERAL-", 4097, "", True),
