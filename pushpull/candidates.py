@@ -83,11 +83,10 @@ class Candidates:
         seekers = whole or has_seekers(self._store, self._pair)
         query = (
             f"SELECT {COLUMNS} FROM pairing WHERE pair = :pair AND {TODO} AND NOT ({_LEFT_OUT})"
-            f" UNION ALL SELECT * FROM (SELECT {COLUMNS} FROM pairing INDEXED BY pairing_arrivals"
-            f" WHERE pair = :pair AND {ARRIVAL} AND (:seekers OR {_DUE}) ORDER BY uid DESC LIMIT :limit)"
+            " UNION ALL SELECT * FROM"
+            f" (SELECT {COLUMNS} {_ARRIVALS} AND (:seekers OR {_DUE}) ORDER BY uid DESC LIMIT :limit)"
             f" UNION ALL SELECT {COLUMNS} FROM pairing WHERE pair = :pair AND expunged AND NOT {TODO}"
-            "  AND +uniquename IS NOT NULL AND NOT gone AND message_id IN"
-            f"  (SELECT message_id FROM pairing WHERE pair = :pair AND {ARRIVAL})"
+            f" AND +uniquename IS NOT NULL AND NOT gone AND message_id IN (SELECT message_id {_ARRIVALS})"
         )
         return self._rows(query, now, mask=mask, seekers=seekers, limit=-1 if seekers else AT_ONCE)
 
@@ -96,8 +95,8 @@ class Candidates:
         arrivals, every row that may be the same message as one of those (they have one Message-ID, or have none), and
         flags that differ. Else nothing.
         """
-        many = self.arrivals(now, most=AT_ONCE + 1) > AT_ONCE
-        many = many or bool(self.arrivals(now, most=1) and self._many_free(now, 0))
+        due = self.arrivals(now, most=AT_ONCE + 1)
+        many = due > AT_ONCE or (due and self._many_free(now, 0))
         if not many or self._vanished() or not has_seekers(self._store, self._pair):
             return []
         return self._rows(
@@ -191,9 +190,7 @@ class Candidates:
     def _paired(self) -> int:
         with translate(self._store.path):
             (paired,) = self._store.db.execute(
-                "SELECT count(*) FROM pairing WHERE pair = ? AND uid IS NOT NULL AND NOT expunged"
-                " AND uniquename IS NOT NULL AND NOT gone",
-                (self._pair,),
+                f"SELECT count(*) FROM pairing WHERE pair = ? AND {_BOTH}", (self._pair,)
             ).fetchone()
         return int(paired)
 

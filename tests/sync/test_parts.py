@@ -64,14 +64,19 @@ def both(world: World) -> tuple[Counter[bytes], Counter[bytes]]:
     return remote, Counter(file.data for file in world.folder.files.values())
 
 
+def numbered_anew(world: World, arrivals: list[str], gone: slice) -> None:
+    """All was on both sides; then the UIDs changed, and these files, in the order of their names, were removed."""
+    arrive(world, *arrivals)
+    world.settle()
+    world.server.renumber()
+    for path in sorted(world.folder.files)[gone]:
+        world.folder.remove(path)
+
+
 def test_a_mailbox_that_is_numbered_anew_hides_no_deletion_from_the_guard(world):
     """Files that are gone get their UIDs part by part: none is marked before all of them can be counted."""
     world.policy = Policy(local_delete_limit=10)
-    arrive(world, *names("m", 12 * PART))
-    world.settle()
-    world.server.renumber()
-    for path in sorted(world.folder.files)[:20]:
-        world.folder.remove(path)
+    numbered_anew(world, names("m", 12 * PART), slice(20))
     ran = world.run()
     assert isinstance(ran.error, Refused)
     assert "20 messages are gone" in str(ran.error)
@@ -81,11 +86,7 @@ def test_a_mailbox_that_is_numbered_anew_hides_no_deletion_from_the_guard(world)
 def test_nor_when_nobody_knows_which_uid_is_whose(world, monkeypatch):
     """The server does not identify them: only the bodies tell."""
     world.policy = Policy(local_delete_limit=10)
-    arrive(world, *names("m", 12 * PART))
-    world.settle()
-    world.server.renumber()
-    for path in sorted(world.folder.files)[:20]:
-        world.folder.remove(path)
+    numbered_anew(world, names("m", 12 * PART), slice(20))
     monkeypatch.setattr(MemoryRemote, "identities", lambda self, uids: iter(()))
     ran = world.run()
     assert isinstance(ran.error, Refused)
@@ -93,22 +94,14 @@ def test_nor_when_nobody_knows_which_uid_is_whose(world, monkeypatch):
 
 
 def test_a_header_that_never_comes_holds_up_no_mark(world, monkeypatch):
-    arrive(world, "a", "b", "c")
-    world.settle()
-    world.server.renumber()
-    for path in sorted(world.folder.files)[:2]:
-        world.folder.remove(path)
+    numbered_anew(world, ["a", "b", "c"], slice(2))
     monkeypatch.setattr(MemoryRemote, "headers", lambda self, uids: iter(()))
     world.settle()
     assert sorted(bool(message.flags & DELETED) for message in world.server.messages.values()) == [False, True, True]
 
 
 def test_a_message_that_never_comes_holds_up_no_mark(world, monkeypatch):
-    arrive(world, "a", "b", "c")
-    world.settle()
-    world.server.renumber()
-    for path in sorted(world.folder.files)[:2]:
-        world.folder.remove(path)
+    numbered_anew(world, ["a", "b", "c"], slice(2))
     [stuck] = [uid for uid, message in world.server.messages.items() if message.body == crlf(mail("a"))]
     whole = MemoryRemote.messages
 
@@ -154,11 +147,7 @@ def test_an_arrival_that_is_gone_meanwhile_ends_no_parts(world, planned, monkeyp
 
 
 def test_a_few_that_are_gone_are_marked_once_all_are_found(world):
-    arrive(world, *names("m", 6 * PART))
-    world.settle()
-    world.server.renumber()
-    for path in sorted(world.folder.files)[::9]:
-        world.folder.remove(path)
+    numbered_anew(world, names("m", 6 * PART), slice(None, None, 9))
     world.settle()
     marked = [message for message in world.server.messages.values() if message.flags & DELETED]
     assert (len(marked), len(world.folder.files)) == (4, 6 * PART - 4)
