@@ -92,11 +92,13 @@ class Downloader:
         before_delivery: Callable[[], None],
         check_stop: Callable[[], None],
         breathe: Callable[[], None],
+        awaited: Callable[[], bool],
     ) -> None:
         self._remote, self._local, self._outcomes = remote, local, outcomes
         self._tally, self._pace, self._report, self._clock = tally, pace, report, clock
         self._boot = unsynced_boot
-        self._before_delivery, self._check_stop, self._breathe = before_delivery, check_stop, breathe
+        self._before_delivery, self._check_stop = before_delivery, check_stop
+        self._breathe, self._awaited = breathe, awaited
         self._done = self._total = self._bytes = 0
         self._rest: deque[Download] = deque()
         self._delivering: tuple[list[_Arrived], Callable[[], list[LocalFile]]] | None = None
@@ -136,12 +138,9 @@ class Downloader:
             self._missing(wanted)
 
     def _more(self, wanted: dict[Uid, Download]) -> list[Uid]:
-        """The next UIDs to ask for. No more when it is time for something else: that is raised once what was asked for
-        has come, for until then it is under way."""
-        try:
-            if self._rest:
-                self._breathe()
-        except Exception:
+        """The next UIDs to ask for. None when others wait: they have their turn once what was asked for has come, for
+        until then it is under way."""
+        if self._awaited():
             return []
         further = _by_uid(self._next_batch())
         wanted.update(further)

@@ -66,8 +66,8 @@ class Tools:
 
     `pause` waits so many seconds, `check_stop` raises Interrupted when a signal asked for an end, `show_plan` prints
     a line of a dry run. `breathe` is called between two batches: it may raise to end the cycle there, where nothing is
-    under way and all that was done is in the state. `whole` tells of a uniquename whether its file is known to be
-    complete, however young.
+    under way and all that was done is in the state. `awaited`: it would, once a batch is done. `whole` tells of a
+    uniquename whether its file is known to be complete, however young.
     """
 
     report: Report
@@ -76,6 +76,7 @@ class Tools:
     check_stop: Callable[[], None]
     show_plan: Callable[[str], None]
     breathe: Callable[[], None] = lambda: None
+    awaited: Callable[[], bool] = lambda: False
     whole: Callable[[bytes], bool] = lambda _uniquename: False
 
 
@@ -339,6 +340,7 @@ class Cycle:
             before_delivery=self._delivery_begins,
             check_stop=self._tools.check_stop,
             breathe=self._tools.breathe,
+            awaited=self._tools.awaited,
         )
         return downloader.run(made.downloads, total=self._candidates.arrivals(self._tools.clock()))
 

@@ -165,6 +165,7 @@ class Worker:
         self._down_until = 0.0
         self._told_down = ""
         self._due: dict[str, _Due] = {}
+        self._last = ""  # the pairing that had a turn
         self._busy_since: float | None = None  # the last sign of life of a busy worker
 
     def run(self) -> None:
@@ -203,17 +204,22 @@ class Worker:
             self._due.setdefault(trigger.pairing, _Due()).add(trigger)
         self._beat()
         self._hooks_ended(store)
-        # Fresh triggers go before cycles that were interrupted.
-        name = next((name for name, due in self._due.items() if not due.resumed), next(iter(self._due), None))
+        name = min(self._due, key=self._standing, default=None)
         if name is None:
             return
-        due = self._due.pop(name)
+        self._last, due = name, self._due.pop(name)
         live = self._live[name]
         if due.urgent:  # the link of a watcher ended, and so may ours have, unnoticed
             self._sessions.doubt()
         live.whole_folder |= due.user
         if not self._postponed(live, due):
             self._cycle(store, live)
+
+    def _standing(self, name: str) -> tuple[bool, bool]:
+        """The least goes first: fresh triggers before cycles that were interrupted, others before who was the last one.
+        (Its own files are a fresh trigger for a pairing with a download under way, each time.)
+        """
+        return self._due[name].resumed, name == self._last
 
     def _postponed(self, live: _Live, due: _Due) -> bool:
         """It failed lately: later, unless somebody knows that it will go now."""
@@ -264,10 +270,14 @@ class Worker:
         name, effort = live.pairing.name, live.effort
         began, begun_at = effort.achieved(), time.monotonic()
 
+        def awaited() -> bool:
+            return self._stop.is_set() or self._others_wait(name, begun_at)
+
         def breathe() -> None:
             self._check()
-            if effort.achieved() != began:  # a turn without a batch would never end
-                self._yield_to_others(name, begun_at)
+            # A turn without a batch would never end.
+            if effort.achieved() != began and self._others_wait(name, begun_at):
+                raise Yielded
 
         prepared = self._preparer.prepare(store, live.pairing, readopt=live.forget, probe=not live.probed)
         live.probed = True
@@ -279,6 +289,7 @@ class Worker:
                 replace(
                     self._tools(live.report),
                     breathe=breathe,
+                    awaited=awaited,
                     whole=lambda uniquename: self._moved_in.has(name, uniquename),
                 ),
                 readopt=live.readopt,
@@ -291,15 +302,14 @@ class Worker:
                 live.forget = False
         live.readopt = live.whole_folder = False
 
-    def _yield_to_others(self, current: str, since: float) -> None:
-        """End the cycle here if another pairing has something to do, or the server has news for this one. (Of its own
-        folder this one hears with each file that it delivers.)
+    def _others_wait(self, current: str, since: float) -> bool:
+        """Whether another pairing has something to do, or the server has news for this one. (Of its own folder this one
+        hears with each file that it delivers.)
         """
         pending = self._queue.pending()
         if any(not due.resumed for due in self._due.values()) or any(name != current for name, _ in pending):
-            raise Yielded
-        if time.monotonic() - since >= TURN_SECONDS and any(kind is not Kind.LOCAL for _, kind in pending):
-            raise Yielded
+            return True
+        return time.monotonic() - since >= TURN_SECONDS and any(kind is not Kind.LOCAL for _, kind in pending)
 
     # --- how a cycle ended ---------------------------------------------------------------------------------------
 

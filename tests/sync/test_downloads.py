@@ -95,18 +95,20 @@ def test_a_turn_that_ends_leaves_nothing_under_way(memory_path, calls):
     world = world_of(memory_path)
     asked = 0
 
-    def breathe() -> None:
+    def awaited() -> bool:
         nonlocal asked
         asked += 1
-        if asked >= calls:
-            raise Paused
+        return asked >= calls
 
-    world.breathe = breathe
+    def breathe() -> None:
+        raise Paused
+
+    world.awaited, world.breathe = awaited, breathe
     with pytest.raises(Paused):
         world.run()
     assert delivered(world).total() == known(world) == 2 * calls
     assert not any(path.startswith(b"tmp/") for path in world.folder.files)
-    world.breathe = lambda: None
+    world.awaited, world.breathe = lambda: False, lambda: None
     world.settle()
     assert delivered(world) == wanted(world)
 

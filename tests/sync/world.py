@@ -82,6 +82,7 @@ class World:
     policy: Policy = NO_LIMITS
     batch: int = BATCH_MESSAGES
     breathe: Callable[[], None] = lambda: None
+    awaited: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         self.server = MemoryServer(clock=self.clock)
@@ -134,7 +135,9 @@ class World:
                 session.append(MemoryRemote(self.server, ran.script, self._attempted))
             pair = store.pair(pair.id)
             settings = Settings("test", "folder", replace(self.policy, readopt=readopt), 600.0, "boot", synced=True)
-            tools = Tools(report, self.clock, self.clock.pause, lambda: None, lambda _: None, self.breathe)
+            tools = Tools(
+                report, self.clock, self.clock.pause, lambda: None, lambda _: None, self.breathe, self.awaited
+            )
             cycle = Cycle(session[0], local, store, pair, trust, settings, tools)
             try:
                 cycle.run(ran.tally, pace)

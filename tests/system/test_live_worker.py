@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -85,13 +86,51 @@ def some(setup: Setup, count: int) -> None:
     wait_for(lambda: len(setup.files()) >= count, what="a part of the download")
 
 
+BODIES = r"UID FETCH \d+:\d+ .*BODY\.PEEK\[\]"  # of a batch
+TELL_TRIGGERS = """
+from pushpull.triggers import TriggerQueue
+put = TriggerQueue.put
+def told(self, trigger):
+    put(self, trigger)
+    with open({path!r}, "a") as file:
+        file.write(trigger.pairing + " " + trigger.kind.name + "\\n")
+TriggerQueue.put = told
+"""
+
+
+def test_interrupted_download_goes_behind_others_though_its_own_folder_changed(make_setup: MakeSetup, proxy: Proxy):
+    setup = make_setup(port=proxy.port, pairings=TWO)
+    setup.server.doveadm("mailbox", "create", "-u", setup.user, "Other")
+    setup.put_remotes([f"m{number}" for number in range(600)])
+    triggers, held, release = setup.base / "triggers", threading.Event(), threading.Event()
+    setup.program = patched(TELL_TRIGGERS.format(path=str(triggers)))
+
+    def hold() -> None:
+        if 'SELECT "Other"' in proxy.seen:
+            held.set()
+            release.wait(20)
+
+    proxy.on_command(BODIES, before=hold)
+    with Live(setup) as live:
+        assert held.wait(20), live.story()
+        before, told = len(proxy.seen), lines(triggers)
+        setup.put_remote("down", pairing="other")
+        setup.put_local("up")
+        for expected in ("other REMOTE", "inbox LOCAL"):
+            wait_for(lambda word=expected: lines(triggers).count(word) > told.count(word), what=expected)
+        release.set()
+        live.wait_local("down", "other")
+    turn = proxy.seen[before : proxy.seen.index('SELECT "Other"', before)]
+    assert not [seen for seen in turn if re.match(BODIES, seen) or seen.startswith("SELECT")], turn
+
+
 def test_big_download_delays_nobody(make_setup: MakeSetup, proxy: Proxy):
     setup = make_setup(port=proxy.port, pairings=TWO)
     setup.server.doveadm("mailbox", "create", "-u", setup.user, "Other")
     names = [f"m{number}" for number in range(1500)]
     setup.put_remotes(names)
     pause = threading.Event()
-    slow = proxy.on_command(r"^UID FETCH \d+:\d+ .*BODY\.PEEK\[\]", before=lambda: pause.wait(1.0))
+    slow = proxy.on_command(BODIES, before=lambda: pause.wait(1.0))
     with Live(setup) as live:
         for number in range(1, 3):
             some(setup, 100 * number)
