@@ -96,7 +96,7 @@ class LocalObserver:
         """
         absent = sight.absent
         drafts = self._rows.drafts()  # who took the letter off may have edited it before
-        with self._store.transaction():
+        with self._store.observation():
             self._rows.note_seen()
             if not believe:
                 self._rows.take_local_as_base()
@@ -113,7 +113,7 @@ class LocalObserver:
         renamed, added = self._match(fresh, count, kept)
         gone = [row.id for row in kept if row.id not in renamed]
         copies = 0
-        with self._store.transaction():
+        with self._store.observation():
             if believe:
                 for row_id in edited:
                     self._rows.note_changed_content(row_id)

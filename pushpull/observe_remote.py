@@ -109,7 +109,7 @@ class RemoteObserver:
     def _choked(self) -> None:
         """The next look compares everything, and that MODSEQ is not asked for again."""
         pair = self._pair
-        self._pair = self._store.update_pair(pair, modseq=NEVER, choked_modseq=pair.modseq or pair.choked_modseq)
+        self._pair = self._store.note_pair(pair, modseq=NEVER, choked_modseq=pair.modseq or pair.choked_modseq)
 
     def _take_in(self, opening: Opening) -> RemoteSight:
         seen_at = self._clock()
@@ -118,7 +118,7 @@ class RemoteObserver:
         if reason:
             self._detach(reason, state)
         elif not self._pair.uidvalidity:
-            self._pair = self._store.update_pair(self._pair, uidvalidity=state.uidvalidity)
+            self._pair = self._store.note_pair(self._pair, uidvalidity=state.uidvalidity)
         if self._pair.uidnext > 1:
             reason = self._note_arrivals(opening.arrived())
             if reason:
@@ -187,7 +187,7 @@ class RemoteObserver:
             stranger = self._rows.contradicted(arrival.identity for arrival in batch)
             if stranger is not None:
                 return f"UID {stranger} is another message now"
-            with self._store.transaction():
+            with self._store.observation():
                 self._rows.note_views(arrival.view for arrival in batch)
                 self._rows.note_identities(arrival.identity for arrival in batch)
             self._keep_identities(arrival.identity for arrival in batch)
@@ -244,7 +244,7 @@ class RemoteObserver:
         first = pair.uidnext == 1
         self._resumed = first and pair.scan_uid > 0
         if not self._resumed:
-            pair = self._store.update_pair(pair, scan_modseq=state.highestmodseq or NEVER, scan_uid=Uid(0))
+            pair = self._store.note_pair(pair, scan_modseq=state.highestmodseq or NEVER, scan_uid=Uid(0))
         lo = pair.scan_uid + 1
         width = WINDOW
         top = state.uidnext - 1 if state.uidnext is not None else None
@@ -257,11 +257,11 @@ class RemoteObserver:
                 width *= 2  # UIDs are sparse here
             lo = hi + 1
             if first:
-                pair = self._store.update_pair(pair, scan_uid=Uid(hi))
+                pair = self._store.note_pair(pair, scan_uid=Uid(hi))
             if top >= WINDOW:
                 self._report.progress("reading the mailbox", hi, top)
         target = pair.scan_modseq
-        self._pair = self._store.update_pair(pair, scan_modseq=NEVER, scan_uid=Uid(0), compared_at=self._clock())
+        self._pair = self._store.note_pair(pair, scan_modseq=NEVER, scan_uid=Uid(0), compared_at=self._clock())
         return target
 
     # --- absences ------------------------------------------------------------------------------------------------
@@ -330,7 +330,7 @@ class RemoteObserver:
         if modseq == self._pair.choked_modseq:
             modseq = ModSeq(max(modseq - 1, NEVER))  # every row is as new as that, too
         if (uidnext, modseq) != (self._pair.uidnext, self._pair.modseq):
-            self._pair = self._store.update_pair(self._pair, uidnext=uidnext, modseq=modseq)
+            self._pair = self._store.note_pair(self._pair, uidnext=uidnext, modseq=modseq)
 
     def _keep_identities(self, identities: Iterable[Identity]) -> None:
         self._identities.update({identity.uid: identity for identity in identities})
@@ -345,7 +345,7 @@ class RemoteObserver:
             known |= {identity.uid: identity for identity in self._remote.identities(UidSet.of(missing))}
         canary = tuple(known[uid] for uid in top if uid in known)
         if canary != self._pair.canary:
-            self._pair = self._store.update_pair(self._pair, canary=canary)
+            self._pair = self._store.note_pair(self._pair, canary=canary)
 
 
 def _same_identity(saved: Identity, shown: Identity) -> bool:

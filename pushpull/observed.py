@@ -23,7 +23,7 @@ class RemoteRows:
 
     def note_views(self, views: Iterable[RemoteView]) -> None:
         """Flags as shown. A UID that is shown is alive, whatever was believed of it."""
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             db.executemany(
                 "INSERT INTO pairing (pair, uid, remote_flags, keywords) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (pair, uid) WHERE uid IS NOT NULL DO UPDATE SET"
@@ -35,7 +35,7 @@ class RemoteRows:
 
     def note_identities(self, identities: Iterable[Identity]) -> None:
         """Size and Message-ID of UIDs that have no file yet."""
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             db.executemany(
                 "UPDATE pairing SET message_id = ?, size = ? WHERE pair = ? AND uid = ? AND uniquename IS NULL",
                 ((seen.message_id, seen.size, self._pair, seen.uid) for seen in identities),
@@ -93,7 +93,7 @@ class RemoteRows:
 
     def note_expunged(self, uids: UidSet) -> None:
         """Believe that these UIDs are gone: the remote side gains DELETED (see `model.Pairing`)."""
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             db.executemany(
                 f"UPDATE pairing SET expunged = 1, remote_flags = remote_flags | {DELETED}"
                 " WHERE pair = ? AND uid BETWEEN ? AND ? AND NOT expunged",
@@ -139,7 +139,7 @@ class RemoteRows:
         """A UIDVALIDITY died: every UID of it means nothing any more. Rows with a local past keep it and wait for the
         partner that a content match finds; the others go. Returns how many wait.
         """
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             db.execute(
                 "DELETE FROM pairing WHERE pair = ? AND uniquename IS NULL AND NOT gone AND append_outcome = ''",
                 (self._pair,),
@@ -157,7 +157,7 @@ class RemoteRows:
         """Those of the UIDs that have a file: they lose it, and the file waits for a partner as after a change of the
         UIDVALIDITY. Returns them.
         """
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             found = UidSet.of(
                 uid
                 for lo, hi in uids.ranges

@@ -47,7 +47,7 @@ class LocalRows:
 
     def load(self, files: Mapping[Uniquename, LocalFile], missing: Iterable[Uniquename]) -> None:
         """Put what a scan found otherwise than believed beside the rows, for the questions below."""
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             db.execute("DROP TABLE IF EXISTS temp.seen")
             db.execute("DROP TABLE IF EXISTS temp.missing")
             db.execute(
@@ -101,7 +101,7 @@ class LocalRows:
         """Where the known files are now, and their flags; a file that came back is no longer gone. A flag that the
         server refused once is tried again after the user changed it. Returns how many rows changed.
         """
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             changed = db.execute(
                 "UPDATE pairing SET directory = seen.directory, info = seen.info, gone = 0, local_flags = seen.flags,"
                 f" base_flags = {unmark('gone', 'local')},"
@@ -114,7 +114,7 @@ class LocalRows:
 
     def note_gone(self, ids: Iterable[int]) -> None:
         """Believe that these files are gone: the local side gains DELETED (see `model.Pairing`)."""
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             db.executemany(
                 f"UPDATE pairing SET gone = 1, local_flags = local_flags | {DELETED} WHERE id = ?",
                 ((number,) for number in ids),
@@ -122,7 +122,7 @@ class LocalRows:
 
     def note_changed_content(self, row_id: int) -> None:
         """The file of that name holds another message now: the old one is gone, the name is free."""
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             self._look_again()
             db.execute(
                 f"UPDATE pairing SET gone = 1, local_flags = local_flags | {DELETED}, uniquename = NULL WHERE id = ?",
@@ -134,7 +134,7 @@ class LocalRows:
         fetched again, never a deletion.
         """
         rows = [(number,) for number in ids]
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             if rows:
                 self._look_again()
             db.executemany(
@@ -145,7 +145,7 @@ class LocalRows:
 
     def take_local_as_base(self) -> None:
         """A folder restored from an older copy shows old flags: they count as agreed, so the server's win."""
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             db.execute(
                 "UPDATE pairing SET base_flags = local_flags WHERE pair = ? AND uniquename IS NOT NULL AND NOT gone"
                 " AND uid IS NOT NULL",
@@ -154,7 +154,7 @@ class LocalRows:
 
     def add_files(self, files: Iterable[tuple[LocalFile, Fingerprint, FileStamp]]) -> None:
         """Files that are on no other row: messages known only locally."""
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             db.executemany(
                 "INSERT INTO pairing (pair, uniquename, directory, info, local_flags, message_id, size, header_digest,"
                 " digest, received, stamp_size, stamp_mtime, stamp_inode)"
@@ -174,7 +174,7 @@ class LocalRows:
 
     def note_renamed(self, row_id: int, file: LocalFile, stamp: FileStamp) -> None:
         """The row's file goes by another unique name now (moved away and back, renamed by a mail reader)."""
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             db.execute(
                 f"UPDATE pairing SET base_flags = {unmark('gone', 'local')}, uniquename = ?, directory = ?, info = ?,"
                 " local_flags = ?, gone = 0, stamp_size = ?, stamp_mtime = ?, stamp_inode = ? WHERE id = ?",
@@ -194,7 +194,7 @@ class LocalRows:
         """A gone file has a copy here, of which the server keeps no second one: the UID is that copy's now. To mark it
         would delete a message there that is here. Returns whether there is such a copy.
         """
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             copy = db.execute(
                 "SELECT id, uniquename, directory, info, local_flags, stamp_size, stamp_mtime, stamp_inode FROM pairing"
                 " WHERE pair = ? AND digest = ? AND uid IS NULL AND append_outcome = 'accepted' AND problem <> ''"
@@ -211,7 +211,7 @@ class LocalRows:
 
     def note_stamp(self, row_id: int, stamp: FileStamp) -> None:
         """The file was touched, its content is the same."""
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             db.execute(
                 "UPDATE pairing SET stamp_size = ?, stamp_mtime = ?, stamp_inode = ? WHERE id = ?",
                 (stamp.size, stamp.mtime_ns, stamp.inode, row_id),
@@ -273,7 +273,7 @@ class LocalRows:
 
     def note_synced(self, boot: str) -> None:
         """What an earlier boot delivered was found whole: it is on disk."""
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             db.execute(
                 f"UPDATE pairing SET unsynced_boot = '' WHERE id IN ({_OF_OTHER_BOOTS})",
                 {"pair": self._pair, "boot": boot},
@@ -345,7 +345,7 @@ class KnownFiles:
     def moved_on(self, stamps: Mapping[str, DirectoryStamp]) -> None:
         """So these look after changes of ours, all of which are in the state. When they were read last stays."""
         if stamps:
-            with self._store.transaction() as db:
+            with self._store.observation() as db:
                 db.executemany(
                     "UPDATE directory SET device = ?, inode = ?, ctime = ? WHERE pair = ? AND name = ?",
                     ((*stamp, self._pair, name) for name, stamp in stamps.items()),
@@ -353,7 +353,7 @@ class KnownFiles:
 
     def taken_in(self, stamps: Mapping[str, DirectoryStamp | None]) -> None:
         """All that these directories held, when they looked so, is in the state. None: or some of it is not."""
-        with self._store.transaction() as db:
+        with self._store.observation() as db:
             db.executemany("DELETE FROM directory WHERE pair = ? AND name = ?", ((self._pair, name) for name in stamps))
             db.executemany(
                 "INSERT INTO directory (pair, name, device, inode, ctime, read_at) VALUES (?, ?, ?, ?, ?, ?)",

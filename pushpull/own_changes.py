@@ -20,6 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from pushpull.aside import Aside
 from pushpull.folder import Folder, stamp_of, tick_left
 from pushpull.model import DirectoryStamp
 from pushpull.values import field, struct
@@ -57,7 +58,7 @@ class OwnChanges:
 
     def __exit__(self, *about: object) -> None:
         if self._inotify is not None:
-            self._inotify.close()
+            Aside(self._inotify.close)  # the kernel takes some 10 ms to take watches away
         self._inotify = None
         self._known.clear()
         self._watched.clear()

@@ -5,6 +5,7 @@ Invariants:
 
 - One connection, used by the thread that opened it. WAL with synchronous=FULL: a commit survives a power cut, so the
   state is never older than an APPEND that was announced in it; files are renamed into place before their row says so.
+  What was only observed waits for the next such commit: a power cut takes the end of the log, never a part of it.
 - No write transaction spans network I/O: callers collect a batch, then write it.
 - Every row of a pair is at least as new as `pair.modseq`. Rows are upserts; seeing a fact twice is harmless.
 - SQLite errors leave here as `StateUnusable` (corrupt, newer), `StateBusy` (locked) or `LocalDiskError`.
@@ -17,7 +18,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from typing import Any
 
@@ -44,6 +45,7 @@ class Store:
         self.path = path
         self._kept = kept
         self._depth = 0
+        self._durable = True  # what the next or present transaction is
 
     @classmethod
     def open(cls, path: str) -> Store:
@@ -90,13 +92,27 @@ class Store:
         if self._kept:
             soundness.closed(self.path)
 
+    def transaction(self) -> AbstractContextManager[sqlite3.Connection]:
+        """One atomic, durable step; an inner one joins the outer one, which must be durable too."""
+        return self._step(durable=True)
+
+    def observation(self) -> AbstractContextManager[sqlite3.Connection]:
+        """One atomic step that is durable once a later one is: for what is seen again if a power cut takes it, and that
+        nothing outside of the state was made to agree with. Not flushed, so it costs no wait for the disk.
+        """
+        return self._step(durable=False)
+
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """One atomic, durable step; an inner one joins the outer one."""
+    def _step(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
         if self._depth:
+            if durable and not self._durable:
+                raise RuntimeError("a durable step within one that is not")
             yield self.db
             return
         with translate(self.path):
+            if durable is not self._durable:
+                self.db.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
+                self._durable = durable
             self.db.execute("BEGIN IMMEDIATE")
             self._depth = 1
             try:
@@ -146,12 +162,17 @@ class Store:
 
     def update_pair(self, pair: Pair, **changes: Any) -> Pair:
         """Write the changed columns; returns the pair as it now is."""
+        with self.transaction():
+            return self.note_pair(pair, **changes)
+
+    def note_pair(self, pair: Pair, **changes: Any) -> Pair:
+        """As `update_pair`, of what was observed."""
         changed = replace(pair, **changes)
         values = {name: getattr(changed, name) for name in changes}
         if "canary" in values:
             values["canary"] = json.dumps([astuple(identity) for identity in changed.canary])
         columns = ", ".join(f"{name} = :{name}" for name in values)
-        with self.transaction() as db:
+        with self.observation() as db:
             db.execute(f"UPDATE pair SET {columns} WHERE id = :id", values | {"id": pair.id})
         return changed
 

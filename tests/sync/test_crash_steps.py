@@ -145,7 +145,7 @@ class Crashes:
         self._scenario(story)
         return story
 
-    def run(self, steps: tuple[int, ...]) -> tuple[int, object]:
+    def run(self, steps: tuple[int, ...], *, power_cut: bool = False) -> tuple[int, object]:
         """Runs killed at these steps, then undisturbed ones. Returns how many steps a run to its end had, and the
         end."""
         story = self.begin()
@@ -153,7 +153,7 @@ class Crashes:
         for step in steps:
             script = Script()
             story.oracle.noisy = True
-            ran = story.world.run({step: script.kill}, script=script)
+            ran = story.world.run({step: script.kill}, script=script, power_cut=power_cut)
             length = len(script.steps)
             assert ran.error is None
             assert ran.killed == (length > step), "the kill was caught"
@@ -169,15 +169,24 @@ def end_of(story: Story) -> object:
     return messages, files
 
 
-@pytest.mark.parametrize("server", SERVERS)
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
-def test_killed_at_every_step(memory_path, scenario, server):
-    crashes = Crashes(memory_path, scenario, SERVERS[server])
+def at_every_step(crashes: Crashes, *, power_cut: bool = False) -> None:
     length, undisturbed = crashes.run((10_000,))
     assert length > 20
     for step in range(length):
-        _, end = crashes.run((step,))
+        _, end = crashes.run((step,), power_cut=power_cut)
         assert end == undisturbed, f"killed at step {step}"
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_killed_at_every_step(memory_path, scenario, server):
+    at_every_step(Crashes(memory_path, scenario, SERVERS[server]))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_power_cut_at_every_step(memory_path, scenario):
+    """The state is as the last flush left it, and so older than what it had observed."""
+    at_every_step(Crashes(memory_path, scenario, SERVERS["qresync"]), power_cut=True)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +196,7 @@ def test_killed_at_every_step_of_many_parts(memory_path, monkeypatch, scenario):
     """A mailbox and a folder so large that neither is taken in, or planned, at once."""
     monkeypatch.setattr(candidates, "AT_ONCE", 1)
     monkeypatch.setattr(observe_local, "_HELD", 1)
-    test_killed_at_every_step(memory_path, scenario, "qresync")
+    at_every_step(Crashes(memory_path, scenario, SERVERS["qresync"]))
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)

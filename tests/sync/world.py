@@ -26,22 +26,26 @@ NO_LIMITS = Policy(local_delete_limit=10**6, remote_delete_limit=10**6, remote_d
 
 
 class SteppedStore(Store):
-    """A store whose commits are steps of a script."""
+    """A store whose commits are steps of a script. `on_disk`: what a power cut leaves of it, if that is asked."""
 
     script: Script
     local: MemoryLocal
+    on_disk: bytes | None = None
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def _step(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
         if self._depth:
-            yield self.db
+            with super()._step(durable=durable) as db:
+                yield db
             return
         if self.script.dead:
             raise Killed
-        with super().transaction() as db:
+        with super()._step(durable=durable) as db:
             yield db
             self.local.assert_renames_are_durable()
             self.script.step("commit<")
+        if durable and self.on_disk is not None:
+            self.on_disk = self.db.serialize()
         self.script.step("commit>")
 
 
@@ -98,8 +102,9 @@ class World:
         *,
         script: Script | None = None,
         readopt: bool = False,
+        power_cut: bool = False,
     ) -> Ran:
-        """One run; `events` happen at its steps."""
+        """One run; `events` happen at its steps. `power_cut`: who is killed loses what was not flushed."""
         script = script or Script()
         script.events = events if events is not None else script.events
         self.clock.now += 5.0  # no file is young: uploads need not wait
@@ -110,7 +115,7 @@ class World:
         store = SteppedStore.open(str(self.state))
         assert isinstance(store, SteppedStore)
         store.script, store.local = script, local
-        store.db.execute("PRAGMA synchronous = OFF")
+        store.on_disk = store.db.serialize() if power_cut else None
         try:
             self._synchronise(store, local, ran, report, readopt=readopt)
         except Killed:
@@ -120,6 +125,9 @@ class World:
         finally:
             script.events = {}
             store.close()
+        if ran.killed and store.on_disk is not None:
+            self.lose_state()
+            self.state.write_bytes(store.on_disk)
         return ran
 
     def _synchronise(

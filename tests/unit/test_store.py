@@ -505,6 +505,39 @@ def test_an_inner_transaction_joins_the_outer_one(store):
     assert uids(store) == [1, 2]
 
 
+def durability(store) -> int:
+    """2: each commit is flushed; 1: it waits for the next one that is."""
+    return store.db.execute("PRAGMA synchronous").fetchone()[0]
+
+
+def test_what_is_observed_waits_for_the_next_durable_step(store):
+    pair = store.add_pair(KEY)
+    with store.observation():
+        put(store, uid=1)
+        pair = store.note_pair(pair, modseq=ModSeq(7))
+        assert durability(store) == 1
+    with store.transaction():
+        with store.observation():
+            put(store, uid=2)
+        pair = store.update_pair(pair, uidnext=Uid(3))
+        assert durability(store) == 2
+    assert uids(store) == [1, 2]
+    assert store.pair(pair.id) == pair
+
+
+def test_a_durable_step_is_not_hidden_in_one_that_is_not(store):
+    pair = store.add_pair(KEY)
+
+    def hidden():
+        with store.observation():
+            put(store, uid=1)
+            store.update_pair(pair, uidnext=Uid(3))
+
+    with pytest.raises(RuntimeError):
+        hidden()
+    assert uids(store) == []
+
+
 def test_an_outer_transaction_that_fails_takes_the_inner_one_along(store):
     store.add_pair(KEY)
 
