@@ -75,6 +75,6 @@ setup(
             "pytest-xdist>=3.6",
         ],
     },
-    entry_points={"console_scripts": ["pushpull = pushpull.cli:main"]},
+    entry_points={"console_scripts": ["pushpull = pushpull.cli:program"]},
     zip_safe=False,
 )

@@ -3,6 +3,6 @@
 
 import sys
 
-from pushpull.cli import main
+from pushpull.cli import program
 
-sys.exit(main())
+sys.exit(program())

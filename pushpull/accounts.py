@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from pushpull.aside import Aside
 from pushpull.config import Config, Imap, Secret
 from pushpull.connect import Account, connect, open_session
+from pushpull.dial import Dialled
 from pushpull.errors import CommandFailed, ConnectionLost, LoginRefused, PushpullError, ServerUnsupported, Temporary
 from pushpull.options import Asker
 from pushpull.remote import Session
@@ -141,10 +142,10 @@ class Door:
         self.opened: Callable[[], None] = lambda: None
         """Called, in any thread, when a door that was shut is open again."""
 
-    def connect_ahead(self) -> None:
-        """Connect now, for the next login, while the caller does something else. Nothing is sent, and nothing raised
-        before that login."""
-        self._ahead = Aside(partial(connect, self._account)), self._clock()
+    def connect_ahead(self, dialled: Dialled | None = None) -> None:
+        """Connect now (over the socket that `dialled` gives), for the next login, while the caller does something else.
+        Nothing is sent, and nothing raised before that login."""
+        self._ahead = Aside(partial(connect, self._account, dialled)), self._clock()
 
     def _connected(self) -> Client:
         if self._ahead is not None:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Literal
 
 from pushpull import __version__, refusal, sasl, tls, wire
+from pushpull.dial import Dialled, dial
 from pushpull.errors import (
     CertificateFileUnusable,
     CertificateRefused,
@@ -18,15 +19,13 @@ from pushpull.errors import (
     ServerBusy,
     ServerUnsupported,
 )
-from pushpull.framing import Command, lost
+from pushpull.framing import Command
 from pushpull.login import sign_in
 from pushpull.remote import COMPRESS, ENABLED, Compression, Session, extensions
 from pushpull.transport import Client
 from pushpull.values import field, replace, value
 
 _LOOK_SECONDS = 10.0
-# A quiet link is probed well before a home router forgets it; the kernel's default is two hours.
-_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 240), (socket.TCP_KEEPINTVL, 30), (socket.TCP_KEEPCNT, 4))
 
 
 @value
@@ -73,10 +72,11 @@ def open_session(account: Account, connected: Callable[[], Client] | None = None
 # --- the link ------------------------------------------------------------------------------------------------
 
 
-def connect(account: Account) -> Client:
-    """A link to the server, greeted and verified. Errors as `open_session`."""
+def connect(account: Account, dialled: Dialled | None = None) -> Client:
+    """A link to the server, greeted and verified, over the socket that `dialled` gives, or a new one. Errors as
+    `open_session`."""
     try:
-        return _link(account, account.trace)
+        return _link(account, dialled or _dial(account), account.trace)
     except CertificateFileUnusable:
         raise
     except CertificateRefused as error:
@@ -90,7 +90,8 @@ def _seen_fingerprint(account: Account) -> str:
     """Of the certificate that the server shows, by a second connection that sends no credentials; "" when it
     cannot be had."""
     try:
-        client = _link(replace(account, timeout=min(account.timeout, _LOOK_SECONDS)), None, look=True)
+        hasty = replace(account, timeout=min(account.timeout, _LOOK_SECONDS))
+        client = _link(hasty, _dial(hasty), None, look=True)
     except PushpullError:
         return ""
     try:
@@ -99,7 +100,17 @@ def _seen_fingerprint(account: Account) -> str:
         client.shutdown()
 
 
-def _link(account: Account, trace: Callable[[str], None] | None, *, look: bool = False) -> Client:
+def _dial(account: Account) -> Dialled:
+    return partial(dial, account.host, account.port, account.timeout)
+
+
+def _link(
+    account: Account,
+    dialled: Dialled,
+    trace: Callable[[str], None] | None,
+    *,
+    look: bool = False,
+) -> Client:
     """A connection under TLS, its certificate verified (but with `look`: then nothing may be trusted to it)."""
     context = tls.context(account.ca_file, pinned=look or bool(account.pins))
 
@@ -110,10 +121,10 @@ def _link(account: Account, trace: Callable[[str], None] | None, *, look: bool =
         return wrapped
 
     if account.tls == "implicit":
-        client = Client(account.peer, lambda: secure(_dial(account)), trace=trace)
+        client = Client(account.peer, lambda: secure(dialled()), trace=trace)
         _greeted(client, account)
         return client
-    client = Client(account.peer, partial(_dial, account), trace=trace)
+    client = Client(account.peer, dialled, trace=trace)
     try:
         _greeted(client, account)
         _start_tls(client, account, secure)
@@ -121,28 +132,6 @@ def _link(account: Account, trace: Callable[[str], None] | None, *, look: bool =
         client.shutdown()
         raise
     return client
-
-
-def _dial(account: Account) -> socket.socket:
-    """Every address of the name is tried, IPv6 and IPv4, each for `timeout`."""
-    try:
-        sock = socket.create_connection((account.host, account.port), account.timeout)
-    except (OSError, ValueError) as error:  # ValueError: a name that IDNA cannot hold, a port that is none
-        failure = lost(account.peer, error, account.timeout)
-        raise ConnectionLost(f"cannot connect to {failure}", remedy="check imap.host and imap.port") from error
-    except OverflowError as error:
-        raise ConnectionLost(f"cannot connect to {account.peer}: no such port", remedy="check imap.port") from error
-    try:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in _KEEP_ALIVE:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
-        # Unanswered data ends the link after the timeout, not after the kernel's quarter of an hour.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(account.timeout * 1000))
-    except OSError as error:
-        sock.close()
-        raise lost(account.peer, error) from error
-    return sock
 
 
 def _greeted(client: Client, account: Account) -> None:

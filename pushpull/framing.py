@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from pushpull import wire, wire_fetch
+from pushpull.dial import lost
 from pushpull.errors import ConnectionLost
 from pushpull.values import field, struct
 
@@ -26,14 +27,6 @@ _CR = 13
 _END = b")\r\n"
 SLOWEST = 1000
 """Octets a second: who is slower than that, over more than the time that an answer has, only pretends to answer."""
-
-
-def lost(peer: str, error: BaseException, seconds: float | None = None) -> ConnectionLost:
-    """The error of this program for a foreign one, naming the server."""
-    if isinstance(error, TimeoutError):
-        return ConnectionLost(f"{peer}: no answer" + (f" within {seconds:g} s" if seconds else ""))
-    reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-    return ConnectionLost(f"{peer}: {reason}")
 
 
 @struct

@@ -10,7 +10,7 @@ from __future__ import annotations
 import imap_tools
 from imap_tools.utils import encode_folder
 
-from pushpull.framing import lost
+from pushpull.dial import lost
 from pushpull.transport import FOREIGN, Client
 
 

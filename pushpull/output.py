@@ -12,12 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
 from typing import IO, TYPE_CHECKING
 
 from pushpull import levels
 from pushpull.errors import ConfigError, LocalDiskError, PushpullError
-from pushpull.model import Tally
 from pushpull.private import make_directories, open_to_append
 from pushpull.progress import Progress
 from pushpull.system_log import ADDRESS, SystemLog
@@ -25,6 +23,7 @@ from pushpull.wording import human_size, printable
 
 if TYPE_CHECKING:
     from pushpull.config import Log
+    from pushpull.model import Tally
 
 _LEVELS = {
     "error": levels.ERROR,
@@ -238,8 +237,11 @@ class _LogFile:
     """Appends `2026-03-01T12:00:00+01:00 level: text`, in local time with its offset."""
 
     def __init__(self, path: str, level: int) -> None:
+        from datetime import datetime
+
         self._path = path
         self._level = level
+        self._now = datetime.now
         self._lock = threading.Lock()
         self._broken = False
         self._file = self._open()
@@ -262,7 +264,7 @@ class _LogFile:
             return ""
         with self._lock:
             try:
-                now = datetime.now().astimezone().isoformat(timespec="milliseconds")
+                now = self._now().astimezone().isoformat(timespec="milliseconds")
                 self._file.write(f"{now} {_name(level)}: {text}\n")
                 self._file.flush()
             except (OSError, ValueError) as error:

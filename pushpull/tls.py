@@ -8,8 +8,8 @@ import socket
 import ssl
 from collections.abc import Sequence
 
+from pushpull.dial import lost, plain
 from pushpull.errors import CertificateFileUnusable, CertificateRefused, ConnectionLost, ServerUnsupported
-from pushpull.framing import lost
 
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "RECORD_LAYER_FAILURE"})
 # X509_V_ERR_...: CERT_NOT_YET_VALID, CERT_HAS_EXPIRED; HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH.
@@ -59,7 +59,7 @@ def wrap(sock: socket.socket, host: str, peer: str, with_context: ssl.SSLContext
     TLS from this century's second decade on. The socket is closed when it fails."""
     seconds = sock.gettimeout()
     try:
-        return with_context.wrap_socket(sock, server_hostname=host)
+        return with_context.wrap_socket(sock, server_hostname=plain(host))
     except ssl.SSLCertVerificationError as error:
         sock.close()
         raise CertificateRefused(

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A streaming IMAP client: own reader, own bytes on the wire, answers in their order.
 
-Not imaplib: that forgets the order of answers, holds whole messages in memory, changes between Python versions (3.14
-made `IMAP4.file` read-only), and takes long to import.
+Not imaplib: that forgets the order of answers, holds whole messages in memory, and changes from Python to Python.
 
 This is the boundary for everything that the network raises: beyond it there is only `pushpull.errors`.
 """
@@ -19,8 +18,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 from pushpull import sasl, wire
+from pushpull.dial import lost
 from pushpull.errors import ConnectionLost
-from pushpull.framing import LONG_LINE_LIMIT, Command, Link, Reader, Response, lost
+from pushpull.framing import LONG_LINE_LIMIT, Command, Link, Reader, Response
 from pushpull.trace import Trace
 
 T = TypeVar("T")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-_RUN = "\nimport sys\nfrom pushpull.cli import main\nsys.exit(main())\n"
+_RUN = "\nimport sys\nfrom pushpull.cli import program\nsys.exit(program())\n"
 
 
 def patched(code: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from tests.support.proxy import Proxy
 from tests.support.run import Setup
 
 HEAVY = {"asyncio", "daemon", "dataclasses", "email", "imap_tools", "imaplib", "inotify_simple", "inspect"}
-HEAVY |= {"logging", "subprocess", "tempfile", "tenacity", "traceback"}
+HEAVY |= {"encodings.idna", "logging", "subprocess", "tempfile", "tenacity", "traceback"}
 
 
 def test_a_run_with_nothing_to_do_imports_little(setup: Setup):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -198,7 +199,9 @@ def links(monkeypatch) -> list[object]:
     """What connecting gives in turn; a login gives the link that it was made over."""
     left: list[object] = []
 
-    def connect(_account: object) -> object:
+    def connect(_account: object, dialled: Callable[[], None] | None = None) -> object:
+        if dialled is not None:
+            dialled()
         outcome = left.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
@@ -212,10 +215,11 @@ def links(monkeypatch) -> list[object]:
 def test_a_link_made_ahead_is_used_once(links):
     first, second = Link(), Link()
     links += [first, second]
-    shared = door()
-    shared.connect_ahead()
+    shared, dialled = door(), []
+    shared.connect_ahead(lambda: dialled.append(True))
     assert shared.open() is first
     assert shared.open() is second
+    assert dialled == [True]
     assert not first.closed
 
 

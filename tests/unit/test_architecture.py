@@ -15,7 +15,7 @@ LEVELS = (
     "errors levels values batched model flags",
     "ports filenames message wire wire_fetch wording dates shellwords plan trust config config_keys options",
     "private store schema soundness observed observed_local candidates outcomes"
-    " durable folder own_changes maildir marker staging deflate framing sasl aside tls refusal trace transport"
+    " durable folder own_changes maildir marker staging dial deflate framing sasl aside tls refusal trace transport"
     " helpers login remote_append remote_fetch remote connect commands"
     " retry locks accounts problems",
     "engine observe_remote observe_local adopt apply download upload second_look triggers",
@@ -47,23 +47,23 @@ SIBLINGS = {
     "own_changes": "aside folder",
     "maildir": "durable folder marker own_changes staging",
     "trace": "sasl",
-    "framing": "deflate",
-    "transport": "deflate framing sasl trace",
-    "helpers": "framing transport",
+    "framing": "deflate dial",
+    "transport": "deflate dial framing sasl trace",
+    "helpers": "dial framing transport",
     "login": "framing helpers sasl transport",
-    "tls": "framing",
+    "tls": "dial",
     "refusal": "framing",
     "remote_fetch": "framing refusal transport",
     "remote_append": "framing refusal transport",
     "remote": "framing helpers refusal remote_append remote_fetch transport",
-    "connect": "framing login refusal remote sasl tls transport",
+    "connect": "dial framing login refusal remote sasl tls transport",
     "engine": "observe_remote observe_local adopt apply download upload second_look triggers",
     "apply": "adopt download upload",
     "download": "adopt",
     "upload": "adopt download",
     "watch_remote": "watch_link watch_status",
     "watch_status": "watch_link",
-    "accounts": "aside commands connect remote transport",
+    "accounts": "aside commands connect dial remote transport",
     "problems": "outcomes store",
     "cycles": "prepare",
     "service": "cycles output prepare stopping",
@@ -73,7 +73,7 @@ SIBLINGS = {
     "output": "progress system_log",
 }
 
-NETWORK = {"deflate", "framing", "tls", "transport", "connect"}
+NETWORK = {"dial", "deflate", "framing", "tls", "transport", "connect"}
 CONFINED = {
     "imap_tools": {"helpers"},
     "imaplib": set(),

@@ -50,7 +50,7 @@ def conf(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Callable[[Service], None]:
-    monkeypatch.setattr(Door, "connect_ahead", lambda self: None)
+    monkeypatch.setattr(Door, "connect_ahead", lambda self, dialled: None)
     return lambda run: monkeypatch.setattr(pushpull, "service", SimpleNamespace(run=run), raising=False)
 
 

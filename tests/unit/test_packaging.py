@@ -98,7 +98,7 @@ def test_constraints_satisfy_the_lower_bounds(requirement: str) -> None:
 def test_distribution_and_command_names() -> None:
     assert SETUP["name"] == "pushpull-mail"
     assert SETUP["packages"] == ["pushpull"]
-    assert SETUP["entry_points"] == {"console_scripts": ["pushpull = pushpull.cli:main"]}
+    assert SETUP["entry_points"] == {"console_scripts": ["pushpull = pushpull.cli:program"]}
     assert (ROOT / "pushpull/py.typed").exists()
     assert set(SETUP["extras_require"]) == {"demo", "bench", "test"}
 
