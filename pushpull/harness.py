@@ -37,6 +37,7 @@ from pushpull.worker import Worker
 
 FINISH_SECONDS = 1.0  # for what is under way when a signal ends the program
 CUT_SECONDS = 0.5  # for the rest, after its links were cut
+_PIECE_SECONDS = 0.1
 STUCK_SECONDS = 600.0  # without a sign of life a busy worker is not alive
 RESTART_GAPS = (1.0, 300.0)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
@@ -289,7 +290,9 @@ def _thread(body: Callable[[], None], stop: Callable[[], None], *, vital: bool =
 
 
 def _join(parts: Sequence[_Thread], seconds: float) -> None:
+    """Wait for their ends, in pieces: of a signal that another thread got, or this one just before it waits, it hears
+    only between two waits."""
     end = time.monotonic() + seconds
     for part in parts:
-        if part.thread is not None:
-            part.thread.join(max(0.0, end - time.monotonic()))
+        while part.thread is not None and part.thread.is_alive() and (left := end - time.monotonic()) > 0:
+            part.thread.join(min(left, _PIECE_SECONDS))

@@ -309,6 +309,31 @@ def test_a_second_signal_ends_it_at_once(live: Setup):
         assert running.process.wait(20) == 0, running.story()
 
 
+SIGNALLED_IN_ANOTHER_THREAD = """
+import signal, sys, threading, time
+from pushpull import harness
+harness.FINISH_SECONDS = 60
+def second():
+    main = threading.main_thread().ident
+    while sys._current_frames()[main].f_code.co_name not in ("join", "_wait_for_tstate_lock"):
+        time.sleep(0.01)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+join = harness._join
+def joined(parts, seconds):
+    threading.Thread(target=second, daemon=True).start()
+    join(parts, seconds)
+harness._join = joined
+"""
+
+
+def test_a_second_signal_ends_it_at_once_whatever_thread_gets_it(live: Setup):
+    """Or, as rare, the main thread a moment before it waits: it hears of neither while it waits."""
+    live.program = patched(SIGNALLED_IN_ANOTHER_THREAD)
+    with waiting_for_a_server_that_is_silent_now(live) as running:
+        running.signal(signal.SIGTERM)
+        assert running.process.wait(10) == 0, running.story()
+
+
 def test_sighup_opens_the_log_anew(live: Setup):
     with Live(live) as running:
         (live.base / "log").rename(live.base / "log.1")
