@@ -15,7 +15,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from pushpull import levels
@@ -121,6 +121,14 @@ class _Due:
         self.resumed = False
 
 
+def next_turn(due: Mapping[str, bool], last: str) -> str | None:
+    """Of those that are due (True: an interrupted cycle) whose turn it is: nobody's twice while another waits, for a
+    download's own files are fresh triggers of its pairing; else fresh triggers go before interrupted cycles, and who
+    has waited longest first.
+    """
+    return min(due, key=lambda name: (name == last, due[name]), default=None)
+
+
 class Worker:
     """`run` is the body of its thread; `stop`, `interrupt` and `stuck_since` are for others."""
 
@@ -165,7 +173,7 @@ class Worker:
         self._down_until = 0.0
         self._told_down = ""
         self._due: dict[str, _Due] = {}
-        self._last = ""  # the pairing that had a turn
+        self._last = ""  # the pairing that had the last turn
         self._busy_since: float | None = None  # the last sign of life of a busy worker
 
     def run(self) -> None:
@@ -204,22 +212,17 @@ class Worker:
             self._due.setdefault(trigger.pairing, _Due()).add(trigger)
         self._beat()
         self._hooks_ended(store)
-        name = min(self._due, key=self._standing, default=None)
+        name = next_turn({name: due.resumed for name, due in self._due.items()}, self._last)
         if name is None:
             return
-        self._last, due = name, self._due.pop(name)
+        due = self._due.pop(name)
         live = self._live[name]
         if due.urgent:  # the link of a watcher ended, and so may ours have, unnoticed
             self._sessions.doubt()
         live.whole_folder |= due.user
         if not self._postponed(live, due):
+            self._last = name
             self._cycle(store, live)
-
-    def _standing(self, name: str) -> tuple[bool, bool]:
-        """The least goes first: fresh triggers before cycles that were interrupted, others before who was the last one.
-        (Its own files are a fresh trigger for a pairing with a download under way, each time.)
-        """
-        return self._due[name].resumed, name == self._last
 
     def _postponed(self, live: _Live, due: _Due) -> bool:
         """It failed lately: later, unless somebody knows that it will go now."""
