@@ -95,18 +95,20 @@ class LocalObserver:
         be new. Returns how many files were found under another name.
         """
         absent = sight.absent
-        drafts = self._rows.drafts()  # who took the letter off may have edited it before
+        self.missed = self.unreadable = 0
+        writable = self._rows.writable()  # who took a draft's letter off may have edited it before
         with self._store.observation():
             self._rows.note_seen()
-            if not believe:
+            lost = {row.id for row in absent if row.unsynced_boot not in ("", self._boot)} | self._cut_short()
+            if believe:  # at once: without its letter nobody would look at it again
+                self._take_edits(writable | self._rows.writable())
+            else:
                 self._rows.take_local_as_base()
-        lost = {row.id for row in absent if row.unsynced_boot not in ("", self._boot)} | self._cut_short()
         kept = [row for row in absent if row.id not in lost]
-        self.missed = self.unreadable = 0
-        edited = self._edited(sorted(drafts | self._rows.drafts()) if believe else None)
         fresh = self._rows.fresh() if sight.complete else iter(())
         count = self._rows.fresh_count() if sight.complete else 0
         if not believe:  # what they hold is old news too, and may be known under another name
+            edited = self._edited(None)
             self._rows.never_delivered(edited)
             fresh = chain(fresh, [file for file, _, _ in edited.values()])
             count += len(edited)
@@ -114,10 +116,6 @@ class LocalObserver:
         gone = [row.id for row in kept if row.id not in renamed]
         copies = 0
         with self._store.observation():
-            if believe:
-                for row_id in edited:
-                    self._rows.note_changed_content(row_id)
-                added.extend(edited.values())
             for row_id, (file, stamp) in renamed.items():
                 self._rows.note_renamed(row_id, file, stamp)
             self._rows.add_files(added)
@@ -182,12 +180,18 @@ class LocalObserver:
         except MessageError:
             return None
 
-    def _edited(self, drafts: Sequence[int] | None) -> dict[int, tuple[LocalFile, Fingerprint, FileStamp]]:
-        """Drafts edited in place: the same name holds another message now. In a folder that is an older copy any file
+    def _take_edits(self, rows: Iterable[int]) -> None:
+        edited = self._edited(sorted(rows))
+        for row_id in edited:
+            self._rows.note_changed_content(row_id)
+        self._rows.add_files(edited.values())
+
+    def _edited(self, ids: Sequence[int] | None) -> dict[int, tuple[LocalFile, Fingerprint, FileStamp]]:
+        """Files edited in place: the same name holds another message now. In a folder that is an older copy any file
         may be what a draft was, so all are looked at (None).
         """
         edited = {}
-        for row_id, file, known, digest in self._rows.known_contents(drafts):
+        for row_id, file, known, digest in self._rows.known_contents(ids):
             if self._stamp(file) in (known, None):
                 continue
             read = self._read(file)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pushpull.flags import DELETED
 from pushpull.model import DirectoryStamp, FileStamp, Fingerprint, LocalFile, Uniquename
 from pushpull.observed import unmark
+from pushpull.schema import SEEKER
 from pushpull.store import Store, placeholders, translate
 from pushpull.values import value
 
@@ -231,12 +232,16 @@ class LocalRows:
             ).fetchall()
         return [Absent(number, Uniquename(name), *rest) for number, name, *rest in rows]
 
-    def drafts(self) -> set[int]:
-        """Rows of drafts, which some mail readers edit in place."""
+    def writable(self) -> set[int]:
+        """Rows whose file may hold something else by now: of drafts, which some mail readers edit in place, and of
+        uploads that nobody heard the end of, for what was written to meanwhile.
+        """
         with translate(self._store.path):
             rows = self._store.db.execute(
-                "SELECT id FROM pairing WHERE pair = ? AND local_flags & 1 AND NOT gone AND +uniquename IS NOT NULL",
-                (self._pair,),
+                "SELECT id FROM pairing WHERE pair = :pair AND local_flags & 1 AND NOT gone AND +uniquename IS NOT NULL"
+                f" UNION SELECT id FROM pairing INDEXED BY pairing_seekers WHERE pair = :pair AND {SEEKER}"
+                " AND append_outcome <> '' AND NOT gone AND +uniquename IS NOT NULL",
+                {"pair": self._pair},
             )
             return {number for (number,) in rows}
 

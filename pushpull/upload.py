@@ -299,6 +299,8 @@ class Uploader:
         later = next((error for error in answers if isinstance(error, ServerBusy | MailboxMissing)), None)
         done = list(zip(batch, answers, strict=False))
         taken = [(each.row, self._uid(answer)) for each, answer in done if isinstance(answer, Appended)]
+        with self._local.at_hand():
+            rewritten = [isinstance(answer, Appended) and self._rewritten(each) for each, answer in done]
         with self._outcomes.transaction():
             own = iter(self._outcomes.appended(taken))
             failures = [
@@ -307,12 +309,14 @@ class Uploader:
                 else self._refused(each.row, answer, later)
                 for each, answer in done
             ]
-        with self._local.at_hand():
-            for (each, answer), (reason, count) in zip(done, failures, strict=True):
-                if count:
-                    tell_failure(self._report, self._tally, printable(each.row.uniquename or b""), reason, count)
-                elif isinstance(answer, Appended):
-                    self._accepted(each, self._uid(answer))
+            for each, new, (_, count) in zip(batch, rewritten, failures, strict=False):
+                if new and not count:
+                    self._rows.note_changed_content(each.row.id)
+        for (each, answer), new, (reason, count) in zip(done, rewritten, failures, strict=True):
+            if count:
+                tell_failure(self._report, self._tally, printable(each.row.uniquename or b""), reason, count)
+            elif isinstance(answer, Appended):
+                self._accepted(each, self._uid(answer), rewritten=new)
         if later is not None:
             raise later
         return len(answers)
@@ -338,7 +342,10 @@ class Uploader:
     def _uid(self, answer: Appended) -> Uid | None:
         return answer.uid if answer.uidvalidity in (None, self._state.uidvalidity) else None
 
-    def _accepted(self, each: _Ready, uid: Uid | None) -> None:
+    def _rewritten(self, each: _Ready) -> bool:
+        return self._stamp(each.row) not in (each.stamp, None)
+
+    def _accepted(self, each: _Ready, uid: Uid | None, *, rewritten: bool) -> None:
         row, name = each.row, printable(each.row.uniquename or b"")
         self._tally.uploaded += 1
         self._tally.bytes_up += row.size or 0
@@ -349,9 +356,8 @@ class Uploader:
         else:
             self.uploaded.append(uid)
             self._report.line(levels.NOTICE, f"uploaded {name} as uid {uid}")
-        if self._stamp(row) not in (each.stamp, None):
+        if rewritten:
             self._report.line(levels.WARNING, f"{name} was written to while it was uploaded; its new content follows")
-            self._rows.note_changed_content(row.id)
 
     def _storable(self, keywords: Sequence[str]) -> tuple[str, ...]:
         """Keywords that the mailbox takes (PERMANENTFLAGS); system flags beyond the six are the server's own."""

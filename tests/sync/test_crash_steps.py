@@ -13,7 +13,8 @@ import pytest
 
 from pushpull import candidates, observe_local
 from pushpull.flags import ANSWERED, DELETED, FLAGGED, FORWARDED, SEEN
-from tests.sync.actors import Story
+from tests.support.messages import crlf
+from tests.sync.actors import BODIES, Story
 from tests.twins import Script
 
 
@@ -206,3 +207,53 @@ def test_killed_again_and_again(memory_path, scenario):
     length, undisturbed = crashes.run((10_000,))
     _, end = crashes.run(tuple(range(0, length, 7)))
     assert end == undisturbed
+
+
+# --- files that are written to ------------------------------------------------------------------------------------
+
+PATH = b"cur/user1:2,"
+
+
+def a_draft_is_edited_and_sent(story: Story) -> dict[int, Callable[[str], None]]:
+    """In place, and it is no draft any more before anybody looked again."""
+    folder = story.world.folder
+    folder.put(PATH + b"D", BODIES[4])
+    story.world.settle()
+    folder.put(PATH + b"D", BODIES[5])
+    folder.rename(PATH + b"D", PATH)
+    folder.put(b"cur/user2:2,", BODIES[8])
+    return {}
+
+
+def a_file_is_rewritten_while_it_is_uploaded(story: Story) -> dict[int, Callable[[str], None]]:
+    story.world.folder.put(PATH, BODIES[4])
+    waiting = [lambda: story.world.folder.put(PATH, BODIES[5])]
+
+    def happen(step: str) -> None:
+        if step == "remote.append>" and waiting:
+            waiting.pop()()
+
+    return dict.fromkeys(range(1000), happen)
+
+
+@pytest.mark.parametrize("power_cut", [False, True], ids=["kill", "power"])
+@pytest.mark.parametrize("edit", [a_draft_is_edited_and_sent, a_file_is_rewritten_while_it_is_uploaded])
+def test_what_was_written_is_not_forgotten(memory_path, edit, power_cut):
+    """Nobody compares the content of a file that is no draft again."""
+    step, killed = 0, True
+    while killed:
+        (memory_path / str(step)).mkdir()
+        story = Story(memory_path / str(step))
+        events, script = edit(story), Script()
+        other = events.get(step, lambda _: None)
+
+        def end(name: str, other: Callable[[str], None] = other, script: Script = script) -> None:
+            other(name)
+            script.kill(name)
+
+        killed = story.world.run(events | {step: end}, script=script, power_cut=power_cut).killed
+        story.world.settle()
+        live = [message.body for message in story.world.server.messages.values() if not message.flags & DELETED]
+        assert sorted(live) == sorted(crlf(file.data) for file in story.world.folder.files.values()), script.steps[-3:]
+        step += 1
+    assert step > 20

@@ -39,7 +39,7 @@ SIBLINGS = {
     "config_keys": "shellwords",
     "store": "private schema soundness",
     "observed": "store schema",
-    "observed_local": "observed store",
+    "observed_local": "observed schema store",
     "candidates": "observed store schema",
     "outcomes": "candidates observed_local store schema",
     "folder": "durable",

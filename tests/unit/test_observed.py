@@ -453,15 +453,17 @@ def test_a_file_that_comes_back_may_be_that_of_a_gone_row_with_a_live_uid(store,
     ]
 
 
-def test_drafts_that_are_known(store, local):
+def test_drafts_and_unanswered_uploads_that_are_known(store, local):
     stamp = {"stamp_size": 1, "stamp_mtime": 2, "stamp_inode": 3}
     put(store, id=1, local_flags=D | S, digest=b"d", **FILE, **stamp)
     put(store, id=2, local_flags=S, uniquename=b"no draft")
     put(store, id=3, local_flags=D | T, uniquename=b"gone", gone=1)
     put(store, id=4, local_flags=D | T, gone=1)
-    assert local.drafts() == {1}
+    put(store, id=5, append_outcome="open", digest=b"sent", uniquename=b"written to while it was sent?")
+    put(store, id=6, append_outcome="open", gone=1)
+    assert local.writable() == {1, 5}
     assert local.known_contents([1, 3, 4]) == [(1, file(b"u", D | S), FileStamp(1, 2, 3), b"d")]
-    assert [number for number, *_ in local.known_contents(None)] == [1, 2]
+    assert [number for number, *_ in local.known_contents(None)] == [1, 2, 5]
 
 
 def test_files_that_an_earlier_boot_did_not_sync(store, local):
