@@ -138,8 +138,8 @@ class Downloader:
             self._missing(wanted)
 
     def _more(self, wanted: dict[Uid, Download]) -> list[Uid]:
-        """The next UIDs to ask for. None when others wait: they have their turn once what was asked for has come, for
-        until then it is under way."""
+        """The next UIDs to ask for. No more when others wait: their turn is once what was asked for has come, for until
+        then it is under way."""
         if self._awaited():
             return []
         further = _by_uid(self._next_batch())

@@ -139,7 +139,7 @@ class RemoteRows:
         """A UIDVALIDITY died: every UID of it means nothing any more. Rows with a local past keep it and wait for the
         partner that a content match finds; the others go. Returns how many wait.
         """
-        with self._store.observation() as db:
+        with self._store.transaction() as db:
             db.execute(
                 "DELETE FROM pairing WHERE pair = ? AND uniquename IS NULL AND NOT gone AND append_outcome = ''",
                 (self._pair,),

@@ -97,8 +97,8 @@ class Store:
         return self._step(durable=True)
 
     def observation(self) -> AbstractContextManager[sqlite3.Connection]:
-        """One atomic step that is durable once a later one is: for what is seen again if a power cut takes it, and that
-        nothing outside of the state was made to agree with. Not flushed, so it costs no wait for the disk.
+        """One atomic step that is durable once a later one that changes anything is: for what is seen again if a power
+        cut takes it. Not flushed, so it costs no wait for the disk.
         """
         return self._step(durable=False)
 

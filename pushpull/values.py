@@ -86,7 +86,7 @@ def _made(cls: type[T], **methods: Any) -> type[T]:
         "__match_args__": own,
         "__qualname__": cls.__qualname__,
         "_given": given,
-        "_alone": True,
+        "_unused": True,
         "_values": _values,
     }
     body |= {"__init__": _init, "__repr__": _repr, "__eq__": _eq, **methods}
@@ -98,8 +98,8 @@ def _init(self: Any, *args: Any, **kwargs: Any) -> None:
     """Of a class that has no instance yet, or one: half of the classes never have another, and to fill one takes a
     fiftieth of the time that compiling does."""
     cls = type(self)
-    if cls._alone and _filled(self, args, kwargs):
-        cls._alone = False
+    if cls._unused and _filled(self, args, kwargs):
+        cls._unused = False
     else:
         cls.__init__ = _compiled(cls)
         cls.__init__(self, *args, **kwargs)

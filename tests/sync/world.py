@@ -40,11 +40,12 @@ class SteppedStore(Store):
             return
         if self.script.dead:
             raise Killed
+        before = self.db.serialize() if self.on_disk is not None else b""
         with super()._step(durable=durable) as db:
             yield db
             self.local.assert_renames_are_durable()
             self.script.step("commit<")
-        if durable and self.on_disk is not None:
+        if durable and self.on_disk is not None and self.db.serialize() != before:  # else SQLite writes nothing
             self.on_disk = self.db.serialize()
         self.script.step("commit>")
 
