@@ -30,18 +30,21 @@ class Failed(Exception):
 
 
 # The peak RSS of a process counts from before its exec(), so the program is a child of a small shell, not of Python.
-# The shell ends at once; then this process is the parent of the program and of all that the program leaves behind.
+# The shell ends at once; then this process is the parent of the program and of all that the program leaves behind. The
+# program waits for that: of one that is faster, the shell would be told how it ended.
 _LAUNCHER = """
 import ctypes, os, signal, sys, time
 PR_SET_CHILD_SUBREAPER, LEFT_BEHIND = 36, 10
 ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-script = 'log=$1; shift; "$@" </dev/null >"$log" 2>&1 & echo $!'
+script = 'exec 3<&0; log=$1; shift; (read _ <&3; exec "$@" </dev/null >"$log" 2>&1 3<&-) & echo $!'
 told, tell = os.pipe()
-began = time.perf_counter()
+wait, go = os.pipe()
 shell = os.posix_spawn("/bin/sh", ["sh", "-c", script, "sh", *sys.argv[1:]], os.environ, file_actions=[
-    (os.POSIX_SPAWN_DUP2, tell, 1), (os.POSIX_SPAWN_CLOSE, told)])
+    (os.POSIX_SPAWN_DUP2, wait, 0), (os.POSIX_SPAWN_DUP2, tell, 1), (os.POSIX_SPAWN_CLOSE, told)])
 os.close(tell)
 os.waitpid(shell, 0)
+began = time.perf_counter()
+os.close(go)
 program = int(os.read(told, 20))
 cpu = rss = code = 0
 while True:
