@@ -15,7 +15,7 @@ from pushpull.errors import ConnectionLost
 # A quiet link is probed well before a home router forgets it; the kernel's default is two hours.
 _KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 240), (socket.TCP_KEEPINTVL, 30), (socket.TCP_KEEPCNT, 4))
 
-Dialled: TypeAlias = "Callable[[], socket.socket]"
+Dialled: TypeAlias = Callable[[], socket.socket]
 """Gives a connected socket, or raises as `dial`."""
 
 

@@ -96,12 +96,12 @@ class LocalObserver:
         """
         absent = sight.absent
         self.missed = self.unreadable = 0
-        writable = self._rows.writable()  # who took a draft's letter off may have edited it before
+        drafts = self._rows.drafts()  # who took the letter off may have edited it before
         with self._store.observation():
             self._rows.note_seen()
             lost = {row.id for row in absent if row.unsynced_boot not in ("", self._boot)} | self._cut_short()
             if believe:  # at once: without its letter nobody would look at it again
-                self._take_edits(writable | self._rows.writable())
+                self._take_edits(drafts | self._rows.drafts() | self._rows.unanswered())
             else:
                 self._rows.take_local_as_base()
         kept = [row for row in absent if row.id not in lost]

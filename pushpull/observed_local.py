@@ -21,6 +21,7 @@ from pushpull.values import value
 LIST_SECONDS = 86_400.0
 _SLICE, _FRESH = 20_000, 1000
 _FILES = "FROM pairing INDEXED BY pairing_files WHERE pair = :pair AND uniquename IS NOT NULL AND NOT gone"
+_THERE = "pair = ? AND NOT gone AND +uniquename IS NOT NULL"
 # Two ranges: '<>' would look at each row that this boot has delivered.
 _OF_OTHER_BOOTS = " UNION ALL ".join(
     f"SELECT id FROM pairing WHERE pair = :pair AND unsynced_boot <> '' AND unsynced_boot {other} :boot"
@@ -232,16 +233,19 @@ class LocalRows:
             ).fetchall()
         return [Absent(number, Uniquename(name), *rest) for number, name, *rest in rows]
 
-    def writable(self) -> set[int]:
-        """Rows whose file may hold something else by now: of drafts, which some mail readers edit in place, and of
-        uploads that nobody heard the end of, for what was written to meanwhile.
-        """
+    def drafts(self) -> set[int]:
+        """Rows of drafts, which some mail readers edit in place."""
+        with translate(self._store.path):
+            rows = self._store.db.execute(f"SELECT id FROM pairing WHERE local_flags & 1 AND {_THERE}", (self._pair,))
+            return {number for (number,) in rows}
+
+    def unanswered(self) -> set[int]:
+        """Rows of uploads that nobody heard the end of, whose file may have been written to meanwhile."""
         with translate(self._store.path):
             rows = self._store.db.execute(
-                "SELECT id FROM pairing WHERE pair = :pair AND local_flags & 1 AND NOT gone AND +uniquename IS NOT NULL"
-                f" UNION SELECT id FROM pairing INDEXED BY pairing_seekers WHERE pair = :pair AND {SEEKER}"
-                " AND append_outcome <> '' AND NOT gone AND +uniquename IS NOT NULL",
-                {"pair": self._pair},
+                f"SELECT id FROM pairing INDEXED BY pairing_seekers WHERE {SEEKER}"
+                f" AND append_outcome <> '' AND {_THERE}",
+                (self._pair,),
             )
             return {number for (number,) in rows}
 

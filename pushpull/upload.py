@@ -309,7 +309,7 @@ class Uploader:
                 else self._refused(each.row, answer, later)
                 for each, answer in done
             ]
-            for each, new, (_, count) in zip(batch, rewritten, failures, strict=False):
+            for (each, _), new, (_, count) in zip(done, rewritten, failures, strict=True):
                 if new and not count:
                     self._rows.note_changed_content(each.row.id)
         for (each, answer), new, (reason, count) in zip(done, rewritten, failures, strict=True):

@@ -45,8 +45,9 @@ class SteppedStore(Store):
             yield db
             self.local.assert_renames_are_durable()
             self.script.step("commit<")
-        if durable and self.on_disk is not None and self.db.serialize() != before:  # else SQLite writes nothing
-            self.on_disk = self.db.serialize()
+        # A commit that changes nothing writes nothing, so it flushes nothing.
+        if durable and self.on_disk is not None and (after := self.db.serialize()) != before:
+            self.on_disk = after
         self.script.step("commit>")
 
 

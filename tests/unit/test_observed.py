@@ -461,7 +461,7 @@ def test_drafts_and_unanswered_uploads_that_are_known(store, local):
     put(store, id=4, local_flags=D | T, gone=1)
     put(store, id=5, append_outcome="open", digest=b"sent", uniquename=b"written to while it was sent?")
     put(store, id=6, append_outcome="open", gone=1)
-    assert local.writable() == {1, 5}
+    assert (local.drafts(), local.unanswered()) == ({1}, {5})
     assert local.known_contents([1, 3, 4]) == [(1, file(b"u", D | S), FileStamp(1, 2, 3), b"d")]
     assert [number for number, *_ in local.known_contents(None)] == [1, 2, 5]
 

@@ -237,5 +237,7 @@ def test_nothing_is_watched_after_the_end(local, path):
         assert watches()
     flag(local, "b")
     assert own.settle() == {}
-    deliver(local)
     wait_for(lambda: not watches(), what="the end of the watch")
+    before = os.listdir("/proc/self/fd")
+    deliver(local)
+    assert os.listdir("/proc/self/fd") == before
