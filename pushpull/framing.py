@@ -58,6 +58,7 @@ class Command:
     code: str = ""
     arguments: bytes = b""
     text: str = ""
+    done: bool = False  # of IDLE: the server was told to end it
     told: list[str] = field(default_factory=list)  # untagged NO and BAD, and alerts, that came before
     conceal: Callable[[str], str] = str  # takes secrets out of what the server says
 

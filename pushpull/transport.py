@@ -274,18 +274,22 @@ class Client:
         """What came is what was asked for: the time in which a server may only talk begins anew."""
         self._talking_since = time.monotonic()
 
-    def say(self, line: bytes) -> None:
-        """A line that is no command, such as the end of IDLE (RFC 2177)."""
-        self.trace.sent(line)
-        self.send(line + b"\r\n")
+    def done(self, idle: Command) -> None:
+        """Say once that an IDLE is to end (RFC 2177); its answer is still to come."""
+        if not idle.done:
+            idle.done = True
+            self.trace.sent(b"DONE")
+            self.send(b"DONE\r\n")
 
     def logout(self) -> None:
-        """LOGOUT when nothing is under way, and close; never raises, never waits long."""
+        """LOGOUT when nothing but IDLE is under way, and close; never raises, never waits long."""
         with contextlib.suppress(ConnectionLost):
-            if not self._broken and not self._waiting:
+            if not self._broken and all(command.name == "IDLE" for command in self._waiting):
                 with contextlib.suppress(*FOREIGN):
                     self.sock.settimeout(_LOGOUT_SECONDS)
                 self._leaving = True
+                for command in self._waiting:
+                    self.done(command)
                 self.run(b"LOGOUT")
         self.shutdown()
 
@@ -391,7 +395,7 @@ class Client:
 
     def _untagged_status(self, response: Response) -> None:
         if response.kind == "CAPABILITY":
-            self.known_capabilities = _capabilities(response.rest)
+            self.known_capabilities = wire.capabilities(response.rest)
             return
         seen = Command(b"*", response.kind, response.kind, conceal=self.trace.conceal)
         self._take_words(seen, response.rest)
@@ -401,7 +405,7 @@ class Client:
 
     def _learn(self, status: Command) -> None:
         if status.code == "CAPABILITY":
-            self.known_capabilities = _capabilities(status.arguments)
+            self.known_capabilities = wire.capabilities(status.arguments)
 
     def _line(self) -> bytes:
         line = self._received(self._reader.line)
@@ -444,7 +448,3 @@ class Client:
         self._broken = str(failure)
         self.shutdown()
         raise failure from cause
-
-
-def _capabilities(data: bytes) -> frozenset[str]:
-    return frozenset(wire.printable(word).upper() for word in data.split())

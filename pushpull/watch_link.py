@@ -33,6 +33,7 @@ LOGIN_GAPS = (15 * 60.0, 6 * 3600.0)  # servers lock accounts for less
 _STABLE = 60.0  # a connection that lived so long was none of a loop
 _SLICE = 30.0  # of a wait, between two looks at the clocks
 _JUMP = 10.0
+_NOTICE = 0.05  # a thread that did not notice `stop` by then waits for an answer
 _BURST = 0.2  # a flood without end is told at least so often
 _TIMEOUT = 60.0
 # Whatever else a server says unasked may mean a change; a cycle for nothing costs one round trip.
@@ -112,8 +113,10 @@ class LinkWatcher(ABC):
         self._name, self._connect, self._tell_line = name, connect, tell
         self._clock, self._wall = clock, wall
         self._link_gaps, self._login_gaps = Gaps(LINK_GAPS[0], longest_gap, rng), Gaps(*LOGIN_GAPS, rng)
-        self._lock = threading.Lock()  # guards the next three, which stop() uses too
+        self._lock = threading.Lock()  # guards the next four, which stop() uses too
         self._stopping = False
+        self._hears = False  # whether run() waits where a nudge wakes it
+        self._leaving = threading.Event()  # run() knows that it was stopped
         self._session: Session | None = None
         self._wake = -1  # an eventfd while run() runs
         self._kicked = False
@@ -135,6 +138,7 @@ class LinkWatcher(ABC):
             if self._stopping:
                 return
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            self._leaving.clear()
         try:
             while True:
                 self._watch_once()
@@ -144,16 +148,21 @@ class LinkWatcher(ABC):
             if not self._stopping:  # a link that stop() cut in the middle of a TLS call fails in ways of its own
                 raise
         finally:
+            self._leaving.set()
             with self._lock:
                 wake, self._wake = self._wake, -1
                 os.close(wake)
 
     def stop(self) -> None:
-        """End `run` at once, whatever it waits for."""
+        """End `run`, whatever it waits for. Its link is cut when it waits for an answer, else it takes its leave."""
         with self._lock:
             self._stopping = True
             if self._wake >= 0:
                 os.eventfd_write(self._wake, 1)
+            heard = self._hears
+        if heard or self._leaving.wait(_NOTICE):
+            return
+        with self._lock:
             # Under the lock: run() lets go of a session before it closes it, and its descriptor may be another's then.
             if self._session is not None:
                 self._session.interrupt()
@@ -175,6 +184,9 @@ class LinkWatcher(ABC):
         self._kicked, self._since = False, None
         try:
             self._follow(self._connected())
+        except _Stopped:
+            self._leave()
+            raise
         except _Suspended:
             self._slept()
             return
@@ -203,6 +215,13 @@ class LinkWatcher(ABC):
         self._since = self._clock()
         self._login_gaps.reset()
         return session
+
+    def _leave(self) -> None:
+        """LOGOUT over a link that nothing speaks against. One that is just cut while Dovecot 2.3 passes on what changed
+        leaves a session behind that its login process forgot, and that counts among the user's connections."""
+        self._leaving.set()
+        if self._session is not None:
+            self._session.client.logout()
 
     def _drop(self) -> None:
         with self._lock:
@@ -313,7 +332,7 @@ class LinkWatcher(ABC):
         while True:
             now, wall = self._clock(), self._wall()
             left = max(0.0, min(until - now, _SLICE))
-            events = poller.poll(math.ceil(1000 * left))
+            events = self._polled(poller, left)
             self._check()
             # Monotonic time stands still while the machine sleeps, and goes on while this process is stopped.
             if self._wall() - wall > min(self._clock() - now, left) + _JUMP:
@@ -323,6 +342,17 @@ class LinkWatcher(ABC):
                 os.eventfd_read(self._wake)
             if ready or self._clock() >= until:
                 return bool(ready - {self._wake})
+
+    def _polled(self, poller: select.poll, seconds: float) -> list[tuple[int, int]]:
+        """What the poll finds: while it waits, `stop` need not cut the link to be heard."""
+        with self._lock:
+            self._check()
+            self._hears = True
+        try:
+            return poller.poll(math.ceil(1000 * seconds))
+        finally:
+            with self._lock:
+                self._hears = False
 
     def _tell(self, level: int, text: str) -> None:
         self._tell_line(level, printable(f"{self._name}: {text}"))

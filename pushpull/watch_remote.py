@@ -95,7 +95,7 @@ class RemoteWatcher(LinkWatcher):
             if command.answered() and (command.status != "OK" or self._clock() - began < _MOMENT):
                 return
             if not command.answered():
-                client.say(b"DONE")
+                client.done(command)
                 self._heed(client, command, patience(client))
                 self._demand(client, command)
                 if command.status != "OK":

@@ -118,6 +118,11 @@ def code(text: bytes) -> tuple[str, bytes, str]:
     return printable(match[1]).upper(), match[2] or b"", words(match[3])
 
 
+def capabilities(data: bytes) -> frozenset[str]:
+    """The words of a CAPABILITY answer, in upper case."""
+    return frozenset(printable(word).upper() for word in data.split())
+
+
 def words(data: bytes) -> str:
     """`printable`, of no more than a person reads."""
     shown = printable(data[: 2 * _SHOWN].strip())

@@ -328,6 +328,7 @@ class Dovecot(Server):
             # A process that began after the log was written to last has the number of one that ended.
             lambda: not any(alive(pid) and started(pid) <= written + 1 for pid, written in sessions),
             what=f"the end of the sessions of {user or self.user}",
+            detail=self.log,
         )
         return files
 

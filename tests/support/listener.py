@@ -26,7 +26,7 @@ class Peer:
         self.sock.sendall(b"".join(line + b"\r\n" for line in lines))
 
     def hear(self) -> bytes:
-        """The next line; b"" at the end of the stream."""
+        """The next line; b"" at the end of the stream, or when the client took its leave, which is answered."""
         while b"\r\n" not in self._rest:
             data = self.sock.recv(4096)
             if not data:
@@ -34,7 +34,16 @@ class Peer:
             self._rest += data
         line, _, self._rest = self._rest.partition(b"\r\n")
         self.heard.append(line)
+        tag, _, command = line.partition(b" ")
+        if command == b"LOGOUT":
+            self._say_farewell(tag)
+            return b""
         return line
+
+    def _say_farewell(self, tag: bytes) -> None:
+        if self.heard[-2:-1] == [b"DONE"]:
+            self.say(self.heard[-3].partition(b" ")[0] + b" OK no more of it")
+        self.say(b"* BYE", tag + b" OK")
 
     def secure(self, certificate: str = "good", sni: list[str | None] | None = None) -> None:
         context = certificates().server_context(certificate)

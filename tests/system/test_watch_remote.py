@@ -104,7 +104,7 @@ def test_each_change_is_pushed_at_once(dovecot, account):
                 assert whole < 2.0  # Dovecot's is half a second
             assert set(watching.triggers[1:]) == {NEWS}
             assert watching.connections == 1
-    assert dovecot.commands(account)[-2:] == ['EXAMINE "INBOX"', "IDLE"]
+    assert dovecot.commands(account)[-4:] == ['EXAMINE "INBOX"', "IDLE", "DONE", "LOGOUT"]
 
 
 def test_a_burst_is_one_trigger_or_two(dovecot, account):

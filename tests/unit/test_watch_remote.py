@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pushpull import watch_link, watch_remote
+from pushpull import transport, watch_link, watch_remote
 from pushpull.errors import ConnectionLost, LoginRefused, MailboxMissing
 from pushpull.remote import Session
 from pushpull.triggers import Kind, Trigger
@@ -840,6 +840,35 @@ def test_stop_in_idle(rest, tls):
         assert watching.lines(logging.WARNING) == watching.lines(logging.INFO) == []
 
 
+def test_who_stops_it_lets_it_take_its_leave():
+    def talk(peer: Peer) -> None:
+        opened(peer)
+        idling(peer, b"* 4 EXISTS")
+        to_the_end(peer)
+
+    with Listener(talk) as server, Watching(connector(server, "IDLE")) as watching:
+        watching.wait(LOOK, NEWS)
+        assert watching.end() < AT_ONCE
+        assert [line.split()[-1] for line in server.heard[-2:]] == [b"DONE", b"LOGOUT"]
+        assert watching.lines(logging.WARNING) == watching.lines(logging.INFO) == []
+
+
+def test_the_answer_to_its_leave_is_not_waited_for_long(monkeypatch):
+    monkeypatch.setattr(transport, "_LOGOUT_SECONDS", 0.01)
+
+    def talk(peer: Peer) -> None:
+        opened(peer)
+        idling(peer, b"* 4 EXISTS")
+        while data := peer.sock.recv(4096):
+            left.append(data)
+
+    left: list[bytes] = []
+    with Listener(talk) as server, Watching(connector(server, "IDLE")) as watching:
+        watching.wait(LOOK, NEWS)
+        assert watching.end() < AT_ONCE
+        assert b"LOGOUT" in b"".join(left)
+
+
 def test_stop_while_done_is_not_answered():
     def talk(peer: Peer) -> None:
         opened(peer)
@@ -849,12 +878,14 @@ def test_stop_while_done_is_not_answered():
     with Listener(talk) as server, Watching(connector(server, "IDLE"), idle=0.01) as watching:
         wait_for(lambda: b"DONE" in server.heard, what="DONE")
         assert watching.end() < AT_ONCE
+        assert server.heard.count(b"DONE") == 1
 
 
 def test_stop_between_two_polls():
     with Listener(lambda peer: polled(peer, [b"MESSAGES 3"])) as server, Watching(connector(server)) as watching:
         watching.wait(LOOK)
         assert watching.end() < AT_ONCE
+        assert server.heard[-1].endswith(b" LOGOUT")
 
 
 def test_stop_in_back_off():

@@ -475,6 +475,7 @@ def test_stop_between_two_questions():
     with Listener(Account()) as server, Watching(connector(server), poll=LONG) as watching:
         watching.wait(*LOOKS)
         assert watching.end() < AT_ONCE
+        assert server.heard[-1].endswith(b" LOGOUT")
         assert watching.lines(logging.WARNING) == watching.lines(logging.INFO) == []
 
 
