@@ -145,7 +145,7 @@ def _idle(client: Client) -> Iterable[Any]:
         response = client.advance()
         yield response and (response.kind, response.number)
         if response is not None and response.kind == "+":
-            client.say(b"DONE")
+            client.done(command)
 
 
 CONVERSATIONS: dict[str, Callable[[Client], Iterable[Any]]] = {
