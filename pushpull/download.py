@@ -195,8 +195,10 @@ class Downloader:
         if fresh:
             self._before_delivery()
             deliveries = [Delivery(each.staged, each.message.view.flags & ALL) for each in fresh]
+            self._local.write(deliveries)
             deliver = partial(self._local.deliver, deliveries)
-            # Where nothing waits for the disk, a thread of its own costs time and gives none.
+            # A thread gains where it waits for the disk. Where it does not, it costs: the interpreter is handed over at
+            # each call of the kernel, several for each message that is written.
             self._delivering = fresh, Aside(deliver).result if aside and not self._boot else deliver
 
     def _settle(self, wanted: dict[Uid, Download]) -> None:

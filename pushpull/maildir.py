@@ -22,8 +22,8 @@ import math
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import BinaryIO, TypeVar, cast
 
 from pushpull.durable import (
@@ -251,16 +251,22 @@ class Maildir:
         """Move a damaged file of our own delivery to tmp/ (`fsync = no`, after a crash)."""
         self._staging.retire(file)
 
+    def write(self, deliveries: Sequence[Delivery]) -> None:
+        """Write what is staged in memory to tmp/, not durable yet. After an error all are discarded."""
+        mine = [_own(delivery) for delivery in deliveries]
+        with _discarded_on_error(mine), self._staging.opened() as tmp:
+            for staged in mine:
+                staged.write(tmp)
+
     def deliver(self, deliveries: Sequence[Delivery]) -> list[LocalFile]:
-        """Write what is staged to tmp/, make it durable, rename it into place, make the directories durable; in order.
+        """Write what is not written yet, make it durable, rename it into place, make the directories durable; in order.
 
         After an error those already renamed are mail, to be adopted by their content; the others are discarded.
         """
+        self.write(deliveries)
         mine = [_own(delivery) for delivery in deliveries]
-        try:
+        with _discarded_on_error(mine):
             with self._staging.opened() as tmp, Directories() as targets:
-                for staged in mine:
-                    staged.write(tmp)
                 if self._fsync:
                     with disk(self._folder.absolute("tmp")):
                         flush_files([staged.name for staged in mine], tmp)
@@ -271,10 +277,6 @@ class Maildir:
             self._flush({file.directory for file in placed})
             for staged, file in zip(mine, placed, strict=True):
                 self._own.moved("tmp", staged.name, file.directory, _name(file))
-        except BaseException:
-            for staged in mine:
-                staged.discard()
-            raise
         return placed
 
     def _place(self, staged: Staged, flags: Flags, tmp: int, targets: Directories) -> LocalFile:
@@ -363,6 +365,16 @@ class Maildir:
     def _flush(self, directories: Iterable[str]) -> None:
         if self._fsync:
             self._folder.flush(directories)
+
+
+@contextmanager
+def _discarded_on_error(mine: Sequence[Staged]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for staged in mine:
+            staged.discard()
+        raise
 
 
 def _own(delivery: Delivery) -> Staged:

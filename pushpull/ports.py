@@ -266,8 +266,12 @@ class Local(Protocol):
         """Within it our changes of names are told from those of others. `known`: how each directory looked when the
         state held all that is in it."""
 
+    def write(self, deliveries: Sequence[Delivery]) -> None:
+        """Write what is staged, ahead of `deliver`: not durable, and no mail yet. After an error all are discarded."""
+
     def deliver(self, deliveries: Sequence[Delivery]) -> list[LocalFile]:
-        """Write what is staged, make it durable, rename them into place, make the directories durable; in order."""
+        """Write what is not written yet, make it durable, rename them into place, make the directories durable; in
+        order."""
 
     def set_flags(self, file: LocalFile, add: Flags, remove: Flags) -> LocalFile | None:
         """Rename; None when the file is gone. Looked up again by uniquename when it was renamed meanwhile; the

@@ -248,6 +248,14 @@ class MemoryLocal:
         self._step("stage>")
         return MemoryStaged(self, path, fingerprint([wire]))
 
+    def write(self, deliveries: Sequence[Delivery]) -> None:
+        try:
+            self._step("write<")
+        except BaseException:
+            for delivery in deliveries:
+                delivery.staged.discard()
+            raise
+
     def deliver(self, deliveries: Sequence[Delivery]) -> list[LocalFile]:
         placed = []
         try:

@@ -317,6 +317,21 @@ class TestDelivery:
         assert len({file.uniquename for file in files}) == 20
         assert harness.local.deliver([]) == []
 
+    def test_what_is_written_ahead_is_no_mail_before_it_is_delivered(self, harness):
+        harness.local.create()
+        deliveries = [Delivery(harness.local.stage([WIRE], 1.0), SEEN)]
+        harness.local.write(deliveries)
+        assert harness.local.scan().files == {}
+        [file] = harness.local.deliver(deliveries)
+        assert harness.files() == {file.path: FILE}
+
+    def test_what_was_written_ahead_is_discarded(self, harness):
+        harness.local.create()
+        deliveries = [Delivery(harness.local.stage([WIRE], 1.0), SEEN)]
+        harness.local.write(deliveries)
+        deliveries[0].staged.discard()
+        assert harness.files() == {}
+
     def test_the_file_is_dated_as_the_message(self, harness):
         harness.local.create()
         file = deliver(harness.local, mtime=1_234_567_890.0)
