@@ -116,9 +116,9 @@ class LinkWatcher(ABC):
         self._lock = threading.Lock()  # guards the next four, which stop() uses too
         self._stopping = False
         self._hears = False  # whether run() waits where a nudge wakes it
-        self._leaving = threading.Event()  # run() knows that it was stopped
         self._session: Session | None = None
         self._wake = -1  # an eventfd while run() runs
+        self._leaving = threading.Event()  # run() knows that it was stopped
         self._kicked = False
         self._since: float | None = None  # when the connection was made
         self._told = ""  # the last trouble, until a connection proves stable
