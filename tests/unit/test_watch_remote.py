@@ -866,7 +866,7 @@ def test_the_answer_to_its_leave_is_not_waited_for_long(monkeypatch):
     with Listener(talk) as server, Watching(connector(server, "IDLE")) as watching:
         watching.wait(LOOK, NEWS)
         assert watching.end() < AT_ONCE
-        assert b"LOGOUT" in b"".join(left)
+        wait_for(lambda: b"LOGOUT" in b"".join(left), what="LOGOUT")
 
 
 def test_stop_while_done_is_not_answered():
