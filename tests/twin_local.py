@@ -7,7 +7,7 @@ import io
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from pushpull.errors import LocalDiskError, MessageError
@@ -249,24 +249,16 @@ class MemoryLocal:
         return MemoryStaged(self, path, fingerprint([wire]))
 
     def write(self, deliveries: Sequence[Delivery]) -> None:
-        try:
+        with _discarded_on_error(deliveries):
             self._step("write<")
-        except BaseException:
-            for delivery in deliveries:
-                delivery.staged.discard()
-            raise
 
     def deliver(self, deliveries: Sequence[Delivery]) -> list[LocalFile]:
         placed = []
-        try:
+        with _discarded_on_error(deliveries):
             self._step("deliver<")
             for delivery in deliveries:
                 placed.append(self._place(delivery))
                 self._step("deliver>")
-        except BaseException:
-            for delivery in deliveries:
-                delivery.staged.discard()
-            raise
         return placed
 
     def _place(self, delivery: Delivery) -> LocalFile:
@@ -310,6 +302,16 @@ class MemoryLocal:
 
     def retire(self, file: LocalFile) -> None:
         raise AssertionError("nothing is retired from a folder that is synced to disk")
+
+
+@contextmanager
+def _discarded_on_error(deliveries: Sequence[Delivery]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for delivery in deliveries:
+            delivery.staged.discard()
+        raise
 
 
 def _stamp(file: MemoryFile) -> FileStamp:

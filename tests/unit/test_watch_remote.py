@@ -23,7 +23,7 @@ from pushpull.remote import Session
 from pushpull.triggers import Kind, Trigger
 from pushpull.watch_link import Gaps
 from pushpull.watch_remote import RemoteWatcher
-from tests.support.listener import Listener, Peer
+from tests.support.listener import Listener, Peer, Talk
 from tests.support.waiting import wait_for
 from tests.support.watching import Clocks, Highest, Running, connector, expect, to_the_end
 
@@ -65,6 +65,17 @@ def idling(peer: Peer, *lines: bytes) -> bytes:
     tag = expect(peer, b"IDLE")
     peer.say(b"+ idling", *lines)
     return tag
+
+
+def announcing(*lines: bytes) -> Talk:
+    """Who grants IDLE with these lines, and then only listens."""
+
+    def talk(peer: Peer) -> None:
+        opened(peer)
+        idling(peer, *lines)
+        to_the_end(peer)
+
+    return talk
 
 
 def renewals(peer: Peer, count: int, *lines: bytes) -> None:
@@ -260,12 +271,8 @@ def test_a_flood_without_end_is_told_while_it_lasts(monkeypatch):
 
 
 def test_an_alert_is_told_and_escaped():
-    def talk(peer: Peer) -> None:
-        opened(peer)
-        idling(peer, b"* OK [ALERT] going \x1b[2J down at noon")
-        to_the_end(peer)
-
-    with Listener(talk) as server, Watching(connector(server, "IDLE")) as watching:
+    alert = b"* OK [ALERT] going \x1b[2J down at noon"
+    with Listener(announcing(alert)) as server, Watching(connector(server, "IDLE")) as watching:
         wait_for(lambda: watching.lines(logging.WARNING), what="the alert")
         assert watching.lines(logging.WARNING) == ["p: the server says: going \\x1b[2J down at noon"]
 
@@ -697,14 +704,9 @@ def test_each_connection_is_made_anew_by_connect(hasty):
 
 @pytest.mark.parametrize("how", ["slept", "stood"])
 def test_after_a_sleep_the_link_is_not_believed(how, hasty):
-    def talk(peer: Peer) -> None:
-        opened(peer)
-        idling(peer)
-        to_the_end(peer)
-
     clocks = Clocks()
     with (
-        Listener(talk) as server,
+        Listener(announcing()) as server,
         Watching(connector(server, "IDLE"), clock=clocks.monotonic, wall=clocks.wall) as watching,
     ):
         watching.wait(LOOK)
@@ -841,12 +843,7 @@ def test_stop_in_idle(rest, tls):
 
 
 def test_who_stops_it_lets_it_take_its_leave():
-    def talk(peer: Peer) -> None:
-        opened(peer)
-        idling(peer, b"* 4 EXISTS")
-        to_the_end(peer)
-
-    with Listener(talk) as server, Watching(connector(server, "IDLE")) as watching:
+    with Listener(announcing(b"* 4 EXISTS")) as server, Watching(connector(server, "IDLE")) as watching:
         watching.wait(LOOK, NEWS)
         assert watching.end() < AT_ONCE
         assert [line.split()[-1] for line in server.heard[-2:]] == [b"DONE", b"LOGOUT"]
@@ -870,12 +867,7 @@ def test_the_answer_to_its_leave_is_not_waited_for_long(monkeypatch):
 
 
 def test_stop_while_done_is_not_answered():
-    def talk(peer: Peer) -> None:
-        opened(peer)
-        idling(peer)
-        to_the_end(peer)
-
-    with Listener(talk) as server, Watching(connector(server, "IDLE"), idle=0.01) as watching:
+    with Listener(announcing()) as server, Watching(connector(server, "IDLE"), idle=0.01) as watching:
         wait_for(lambda: b"DONE" in server.heard, what="DONE")
         assert watching.end() < AT_ONCE
         assert server.heard.count(b"DONE") == 1
@@ -923,12 +915,7 @@ def test_stop_at_any_time_leaves_nothing_open():
 
 
 def test_run_ends_with_everything_closed():
-    def talk(peer: Peer) -> None:
-        opened(peer)
-        idling(peer)
-        to_the_end(peer)
-
-    with Listener(talk) as server:
+    with Listener(announcing()) as server:
         before = set(os.listdir("/proc/self/fd"))
         with Watching(connector(server, "IDLE")) as watching:
             watching.wait(LOOK)
